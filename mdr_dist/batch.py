@@ -1,0 +1,116 @@
+"""One step's rows as a method sees them, and sums over all processes.
+
+Shape letters: B rows of this process, K domains, T list entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A list feature: `values` [T] int64, the rows' lists one after the other; `lengths` [B] int64."""
+
+    values: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """This process's share of one global batch. All processes hold equally many rows; padding has weight 0.
+
+    ids        feature → [B] int64
+    lists      feature → Ragged (kinds `ids` and `text`)
+    dense      feature → [B, width] float32
+    labels     label → [B] float32
+    domain     [B] int64, user_key [B] int64, weight [B] float32 (1, or 0 for padding)
+    position   [B] int64, the row's number among the global batch's real rows; -1 for padding
+    count      real rows in the global batch;  domains  K;  seed  of this step, the same in every process
+    """
+
+    ids: Mapping[str, Tensor]
+    lists: Mapping[str, Ragged]
+    dense: Mapping[str, Tensor]
+    labels: Mapping[str, Tensor]
+    domain: Tensor
+    user_key: Tensor
+    weight: Tensor
+    position: Tensor
+    count: int
+    domains: int
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.domain)
+
+    @property
+    def label(self) -> Tensor:
+        """The target: the schema's first label, [B] float32."""
+        return next(iter(self.labels.values()))
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+
+        def move(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: tensor.to(device, non_blocking=True) for name, tensor in part.items()}
+
+        lists = {n: Ragged(r.values.to(device, non_blocking=True), r.lengths.to(device, non_blocking=True)) for n, r in self.lists.items()}
+        rows = move({n: getattr(self, n) for n in ("domain", "user_key", "weight", "position")})
+        return replace(self, ids=move(self.ids), lists=lists, dense=move(self.dense), labels=move(self.labels), **rows)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean over the global batch's real rows of `x` [B], as a share whose average over processes is that mean."""
+        return (x * self.weight).sum() * (world_size() / max(self.count, 1))
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of `x` over all processes, differentiable; `x` itself in one process. Same shape everywhere."""
+        return _Total.apply(x) if world_size() > 1 else x
+
+    def domain_mean(self, x: Tensor) -> Tensor:
+        """[K] the mean of `x` [B] over each domain's real rows of the global batch, 0 for a domain without rows."""
+        zeros = x.new_zeros(self.domains)
+        sums = self.total(zeros.index_add(0, self.domain, x * self.weight))
+        counts = self.total(zeros.index_add(0, self.domain, self.weight))
+        return sums / counts.clamp(min=1.0)
+
+    def sample(self, size: int) -> Tensor:
+        """[B] int64: the place in `[0, n)`, n = min(size, count), of each row drawn into a uniform sample; -1 for the rest.
+
+        The sample is drawn from the global batch and is the same however many processes share it.
+        """
+        size = min(size, self.count)
+        generator = torch.Generator().manual_seed(self.seed)
+        place = torch.full((self.count + 1,), -1, dtype=torch.int64)
+        place[torch.randperm(self.count, generator=generator)[:size]] = torch.arange(size)
+        return place.to(self.position.device)[self.position]  # position -1 reads the last entry, which stays -1
+
+
+def world_size() -> int:
+    """Processes that share a batch: 1 where no process group is up."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class _Total(torch.autograd.Function):
+    """All-reduce forward and backward.
+
+    The objective is the average over processes of what each computes; every process uses the total, so the gradient
+    of a share is the sum of all processes' gradients of the total. Averaging it afterwards makes it exact.
+    """
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        total = x.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> Tensor:
+        total = grads[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
