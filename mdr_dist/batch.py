@@ -3,6 +3,9 @@
 Shape letters: B rows of this process, K domains, T list entries.
 """
 
+# torch and yaml are only partly typed
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -60,12 +63,15 @@ class Batch:
         def move(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device, non_blocking=True) for name, tensor in part.items()}
 
-        lists = {n: Ragged(r.values.to(device, non_blocking=True), r.lengths.to(device, non_blocking=True)) for n, r in self.lists.items()}
+        lists = {
+            n: Ragged(r.values.to(device, non_blocking=True), r.lengths.to(device, non_blocking=True))
+            for n, r in self.lists.items()
+        }
         rows = move({n: getattr(self, n) for n in ("domain", "user_key", "weight", "position")})
         return replace(self, ids=move(self.ids), lists=lists, dense=move(self.dense), labels=move(self.labels), **rows)
 
     def mean(self, x: Tensor) -> Tensor:
-        """The mean over the global batch's real rows of `x` [B], as a share whose average over processes is that mean."""
+        """The mean of `x` [B] over the global batch's real rows, as a share: its average over processes is it."""
         return (x * self.weight).sum() * (world_size() / max(self.count, 1))
 
     def total(self, x: Tensor) -> Tensor:
@@ -80,9 +86,10 @@ class Batch:
         return sums / counts.clamp(min=1.0)
 
     def sample(self, size: int) -> Tensor:
-        """[B] int64: the place in `[0, n)`, n = min(size, count), of each row drawn into a uniform sample; -1 for the rest.
+        """[B] int64: the place in `[0, n)` of each row drawn into a uniform sample of n rows; -1 for the others.
 
-        The sample is drawn from the global batch and is the same however many processes share it.
+        n is the smaller of `size` and `count`. It is drawn
+        from the global batch and is the same however many processes share it.
         """
         size = min(size, self.count)
         generator = torch.Generator().manual_seed(self.seed)
@@ -104,13 +111,13 @@ class _Total(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: object, x: Tensor) -> Tensor:
+    def forward(_ctx: object, x: Tensor) -> Tensor:
         total = x.detach().clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: object, *grads: Tensor) -> Tensor:
+    def backward(_ctx: object, *grads: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         total = grads[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total

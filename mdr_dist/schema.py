@@ -96,11 +96,15 @@ class Schema(BaseModel):
     def domain_index(self, name: str) -> int:
         """The number of a domain; a `UserError` names the domains there are."""
         if name not in self.domains:
-            raise UserError(f"domain {name!r} is not in data set {self.name}: its domains are {', '.join(self.domains)}")
+            raise UserError(
+                f"domain {name!r} is not in data set {self.name}: its domains are {', '.join(self.domains)}"
+            )
         return self.domains.index(name)
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of what gives ids their meaning: domains, features, roles, labels and vocabularies, not row counts."""
-        meaning = self.model_dump(mode="json", include={"version", "domains", "features", "user", "item", "labels", "digests"})
+        meaning = self.model_dump(
+            mode="json", include={"version", "domains", "features", "user", "item", "labels", "digests"}
+        )
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()

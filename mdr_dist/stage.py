@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mdr_dist.batch import Batch
 from mdr_dist.errors import UserError
@@ -64,7 +64,7 @@ class Slice:
 class Sum:
     """Update rule: the gradient of the weighted sum of the losses. A loss without a weight counts once."""
 
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 UpdateRule = Sum  # further rules join this union; train/update.py says what each one does
@@ -113,7 +113,7 @@ class Stage:
     data: Slice = Slice()
     train: tuple[str, ...] = ("*",)
     update: UpdateRule = Sum()
-    optimizers: Mapping[str, DenseOptimizer] = field(default_factory=dict)
+    optimizers: Mapping[str, DenseOptimizer] = field(default_factory=dict[str, DenseOptimizer])
     until: Until = Until()
     before: tuple[TableOp, ...] = ()
     after: tuple[TableOp, ...] = ()
@@ -132,7 +132,9 @@ def trained_by(stage: Stage, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if matches(name, stage.train))
 
 
-def lanes(stages: tuple[Stage, ...], tables: tuple[TableSpec, ...], dense: tuple[str, ...]) -> dict[str, tuple[Stage, ...]]:
+def lanes(
+    stages: tuple[Stage, ...], tables: tuple[TableSpec, ...], dense: tuple[str, ...]
+) -> dict[str, tuple[Stage, ...]]:
     """The plan: lane → its stages, every lane after those it needs. `dense` are the method's parameter names.
 
     Raises `UserError` if a stage name repeats, a pattern fits nothing, a lane needs an unknown lane or itself, a table

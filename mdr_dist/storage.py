@@ -64,7 +64,7 @@ def read_bytes(url: str) -> bytes:
     """A file's bytes; `UserError` if it is not there."""
     fs, path = filesystem(url)
     try:
-        return fs.cat_file(path)
+        return bytes(fs.cat_file(path))  # type: ignore[arg-type]
     except FileNotFoundError as error:
         raise UserError(f"{url}: no such file") from error
 

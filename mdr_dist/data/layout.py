@@ -1,0 +1,185 @@
+"""A data set on disk: Parquet shards, their index, the schema, vocabularies.
+
+    schema.json                    written last: a folder without it is not a data set
+    files.json                     every shard with its rows and row groups, so that opening lists no folder
+    vocabulary/<space>.parquet     id int64, key string, count int64 (and domain string, in a per-domain space)
+    report.json  rejected/         what `prepare` kept and dropped, and why
+    domain=<name>/split=<name>/part-00000.parquet
+
+A shard holds rows of one domain, one split and one period, in row groups of ROW_GROUP rows. Columns: one a feature
+(`id` int32 or int64; `ids` and `text` list of those; `dense` float32, or a fixed-size list of float32 where the width
+is over 1), one a label (float32), `user_key` int64 and, where the log had it, `time` int64 in seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mdr_dist import storage
+from mdr_dist.errors import UserError
+from mdr_dist.schema import DOMAIN, USER_KEY, Feature, Schema
+
+ROW_GROUP = 65_536
+FILE_ROWS = 64 * ROW_GROUP
+SCHEMA, FILES, REPORT = "schema.json", "files.json", "report.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file: `row_groups` holds the rows of each; `period` is -1 where time is not cut."""
+
+    path: str
+    domain: str
+    split: str
+    period: int
+    rows: int
+    row_groups: tuple[int, ...]
+    bytes: int
+
+
+def arrow_schema(schema: Schema, *, time: bool = False) -> pa.Schema:
+    """The columns of a shard."""
+    fields = [pa.field(feature.name, _arrow_type(feature)) for feature in schema.features if feature.name != DOMAIN]
+    fields += [pa.field(label, pa.float32()) for label in schema.labels] + [pa.field(USER_KEY, pa.int64())]
+    return pa.schema(fields + ([pa.field("time", pa.int64())] if time else []))
+
+
+def _arrow_type(feature: Feature) -> pa.DataType:
+    if feature.kind == "dense":
+        return pa.float32() if feature.width == 1 else pa.list_(pa.float32(), feature.width)
+    integer = pa.int32() if feature.rows <= 2**31 - 1 else pa.int64()
+    return integer if feature.kind == "id" else pa.list_(integer)
+
+
+class ShardWriter:
+    """Writes one (domain, split, period) as part files of bounded size, row groups of exactly ROW_GROUP rows.
+
+    `first` numbers the first part, so that several writers may fill one folder.
+    """
+
+    def __init__(
+        self, root: str, columns: pa.Schema, *, domain: str, split: str, period: int = -1, first: int = 0
+    ) -> None:
+        self._root, self._columns, self._part = root, columns, first
+        self._domain, self._split, self._period = domain, split, period
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+        self._writer: pq.ParquetWriter | None = None
+        self._path = ""
+        self._groups: list[int] = []
+        self.shards: list[Shard] = []
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows; their order is kept."""
+        self._waiting.append(table.select(self._columns.names).cast(self._columns))
+        self._waiting_rows += table.num_rows
+        if self._waiting_rows < ROW_GROUP:
+            return
+        whole = pa.concat_tables(self._waiting).combine_chunks()
+        for start in range(0, whole.num_rows - ROW_GROUP + 1, ROW_GROUP):
+            self._write_group(whole.slice(start, ROW_GROUP))
+        rest = whole.slice(whole.num_rows - whole.num_rows % ROW_GROUP)
+        self._waiting, self._waiting_rows = [rest], rest.num_rows
+
+    def close(self) -> list[Shard]:
+        """Write what is left and return the shards."""
+        if self._waiting_rows:
+            self._write_group(pa.concat_tables(self._waiting))
+            self._waiting, self._waiting_rows = [], 0
+        self._close_file()
+        return self.shards
+
+    def _write_group(self, group: pa.Table) -> None:
+        if self._writer is None:
+            period = f"period-{self._period:04d}-" if self._period >= 0 else ""
+            self._path = (
+                f"domain={quote(self._domain, safe='')}/split={self._split}/{period}part-{self._part:05d}.parquet"
+            )
+            fs, path = storage.filesystem(storage.join(self._root, self._path))
+            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            self._writer = pq.ParquetWriter(path, self._columns, filesystem=fs, compression="zstd", compression_level=1)
+            self._groups = []
+        self._writer.write_table(group, row_group_size=ROW_GROUP)
+        self._groups.append(group.num_rows)
+        if sum(self._groups) >= FILE_ROWS:
+            self._close_file()
+
+    def _close_file(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.close()
+        fs, path = storage.filesystem(storage.join(self._root, self._path))
+        groups = tuple(self._groups)
+        self.shards.append(
+            Shard(self._path, self._domain, self._split, self._period, sum(groups), groups, int(fs.size(path) or 0))
+        )
+        self._writer, self._part = None, self._part + 1
+
+
+class NewDataset:
+    """A data set being made: written aside, and there only after `commit`. Use as a context manager."""
+
+    def __init__(self, out: str) -> None:
+        if storage.names(out):
+            raise UserError(f"{out}: the folder is not empty; name a new one or remove it")
+        self._out = out.rstrip("/")
+        # an object store has no rename: there the marker is schema.json, written last
+        self.root = f"{self._out}.{uuid.uuid4().hex[:8]}.part" if storage.is_local(out) else self._out
+        self._done = False
+
+    def __enter__(self) -> NewDataset:
+        storage.make_folder(self.root)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not self._done:
+            storage.remove(self.root)
+
+    def write_vocabulary(self, space: str, table: pa.Table) -> str:
+        """Write `id, key, count[, domain]` in id order and return the digest of its keys."""
+        fs, path = storage.filesystem(storage.join(self.root, "vocabulary", f"{quote(space, safe='')}.parquet"))
+        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        pq.write_table(table, path, filesystem=fs, compression="zstd")
+        digest = hashlib.sha256()
+        for batch in table.select([c for c in ("id", "key", "domain") if c in table.column_names]).to_batches(1 << 20):
+            for column in batch.columns:
+                digest.update(b"\x1e".join(str(value).encode() for value in column.to_pylist()))
+        return digest.hexdigest()
+
+    def commit(self, schema: Schema, shards: Iterable[Shard], report: dict[str, Any]) -> None:
+        """Write index, report and schema, and make the data set appear."""
+        ordered = sorted(shards, key=lambda shard: shard.path)
+        storage.write_json(storage.join(self.root, FILES), {"files": [asdict(shard) for shard in ordered]})
+        storage.write_json(storage.join(self.root, REPORT), report)
+        storage.write_json(storage.join(self.root, SCHEMA), schema.model_dump(mode="json"))
+        if self.root != self._out:
+            fs, aside = storage.filesystem(self.root)
+            target = storage.filesystem(self._out)[1]
+            if fs.exists(target):
+                fs.rmdir(target)
+            fs.mv(aside, target, recursive=True)
+        self._done = True
+
+
+def read_schema(path: str) -> Schema:
+    """The schema of a data set; a `UserError` if there is none or it is not one."""
+    if not storage.exists(storage.join(path, SCHEMA)):
+        raise UserError(f"{path}: not a data set (no {SCHEMA}); make one with `mdr prepare` or `mdr synth`")
+    try:
+        return Schema.model_validate(storage.read_json(storage.join(path, SCHEMA)))
+    except ValueError as error:
+        raise UserError(f"{path}/{SCHEMA}: not a schema of this version: {str(error).splitlines()[0]}") from error
+
+
+def read_shards(path: str) -> tuple[Shard, ...]:
+    """The index of a data set's shards, in path order."""
+    entries = storage.read_json(storage.join(path, FILES))["files"]
+    return tuple(Shard(**{**entry, "row_groups": tuple(entry["row_groups"])}) for entry in entries)

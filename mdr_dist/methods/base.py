@@ -1,0 +1,51 @@
+"""The contract every method fulfils.
+
+Shape letters: B rows, D width, N items.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from mdr_dist.batch import Batch
+from mdr_dist.schema import Schema
+from mdr_dist.stage import Losses, Rows, Stage, TableSpec
+
+
+class MethodConfig(BaseModel):
+    """A method's settings: frozen, unknown keys refused. Each field states its unit and its default's source."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Method(nn.Module):
+    """One paper: the tables it looks up, the scores it gives, the losses and stages it trains by.
+
+    It knows no device, file, process group or optimizer. All state that must survive is a parameter or a buffer.
+    """
+
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    task: ClassVar[Literal["rank", "retrieve", "rate"]] = "rank"  # what evaluation measures
+
+    def __init__(self, config: MethodConfig, schema: Schema) -> None:
+        super().__init__()
+        self.config, self.schema = config, schema
+
+    def tables(self) -> tuple[TableSpec, ...]:
+        """The embedding tables."""
+        raise NotImplementedError
+
+    def score(self, rows: Rows, batch: Batch) -> Tensor:
+        """[B] what ranks; for `task="rank"` the logit of the label."""
+        raise NotImplementedError
+
+    def losses(self, rows: Rows, batch: Batch) -> Losses:
+        """Named scalars, never their sum; each averages over processes to its value on the global batch."""
+        raise NotImplementedError
+
+    def stages(self) -> tuple[Stage, ...]:
+        """The schedule; one joint stage unless the paper says otherwise."""
+        return (Stage(name="joint", loss=self.losses),)
