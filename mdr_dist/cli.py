@@ -180,7 +180,7 @@ def _show_metrics(metrics: dict[str, dict[str, Any]], *, title: str) -> None:
 
 def _cell(value: object) -> str:
     if value is None:
-        return "–"
+        return "-"
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 

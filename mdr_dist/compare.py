@@ -34,7 +34,7 @@ def rows_of(results: Results, metrics: tuple[str, ...]) -> tuple[list[str], list
     body = []
     for domain in first:
         cells = [results[run]["test"].get(domain, {}).get(metric) for run in results for metric in metrics]
-        body.append([domain] + ["–" if cell is None else f"{cell:.4f}" for cell in cells])
+        body.append([domain] + ["-" if cell is None else f"{cell:.4f}" for cell in cells])
     return header, body
 
 

@@ -1,7 +1,7 @@
 """A run on Ray Train: a Ray started here for it, or a cluster that is there.
 
-Every worker writes its shards straight into the run's folder; only our own `DONE` marks a checkpoint, so Ray keeps none.
-After a worker dies Ray starts the group again, which resumes from the newest `DONE`.
+Every worker writes its shards straight into the run's folder, and only our own `DONE` marks a checkpoint: Ray keeps
+none. After a worker dies Ray starts the group again, which resumes from the newest `DONE`.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Monitor:
         self._stage, self._steps, self._label = "", 0, ""
         self.rows_total, self.seconds_total = 0, 0.0
 
-    def start_epoch(self, stage: Stage, progress: Progress, *, steps: int) -> None:
+    def start_epoch(self, stage: Stage, *, steps: int) -> None:
         """An epoch begins, or is taken up again."""
         self._stage, self._steps = stage.name, steps
         self._mark = time.monotonic()

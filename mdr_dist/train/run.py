@@ -80,16 +80,25 @@ def open_run(job: Job, runs: str) -> str:
         theirs = validated(Job, load_yaml(path), where=path).model_dump(mode="json")
         different = [key for key in _leaves(mine) if _leaves(mine)[key] != _leaves(theirs).get(key)]
         if different:
+            key = different[0]
             raise UserError(
-                f"{run}: the run's name is taken by another job ({different[0]} was {_leaves(theirs).get(different[0])!r}, "
-                f"now {_leaves(mine)[different[0]]!r}); choose another name, or remove the folder"
+                f"{run}: the run's name is taken by another job ({key} was {_leaves(theirs).get(key)!r}, "
+                f"now {_leaves(mine)[key]!r}); choose another name, or remove the folder"
             )
     storage.write_bytes(path, yaml.safe_dump(mine, sort_keys=False).encode())
     return run
 
 
 def _leaves(job: dict[str, Any]) -> dict[str, Any]:
-    free = {"launch", "train.save_minutes", "train.save_steps", "train.keep", "train.log_steps", "data.prefetch", "data.cache_mb"}
+    free = {
+        "launch",
+        "train.save_minutes",
+        "train.save_steps",
+        "train.keep",
+        "train.log_steps",
+        "data.prefetch",
+        "data.cache_mb",
+    }
     flat = {
         f"{part}.{key}": value
         for part, section in job.items()

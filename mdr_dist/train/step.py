@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from mdr_dist.batch import Batch
-from mdr_dist.methods.base import Method
 from mdr_dist.stage import Losses, Stage, matches
 from mdr_dist.tables import Tables
 from mdr_dist.train.dense import DenseOptimizers
 from mdr_dist.train.update import backward
 
 
-def train_step(method: Method, tables: Tables, stage: Stage, batch: Batch, *, dense: DenseOptimizers) -> Losses:
+def train_step(tables: Tables, stage: Stage, batch: Batch, *, dense: DenseOptimizers) -> Losses:
     """Train on one batch and return this process's losses, detached."""
     rows = tables(batch)
     leaves = {key: row.detach().requires_grad_(_trained(key, stage)) for key, row in rows.items()}

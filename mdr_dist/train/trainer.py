@@ -116,7 +116,7 @@ class Trainer:
 
     def _epoch(self, stage: Stage, dense: DenseOptimizers) -> None:
         start = self.progress.step
-        self.monitor.start_epoch(stage, self.progress, steps=self.source.steps(stage.data))
+        self.monitor.start_epoch(stage, steps=self.source.steps(stage.data))
         batches = self.source.batches(stage.data, stage=stage.name, epoch=self.progress.epoch, start=start)
         for step, batch in enumerate(batches, start):
             losses = self._step(stage, batch, dense)
@@ -127,7 +127,7 @@ class Trainer:
     def _step(self, stage: Stage, batch: Batch, dense: DenseOptimizers) -> dict[str, Tensor]:
         torch.manual_seed(batch.seed)  # dropout: a function of the step, so that a resumed run draws the same
         try:
-            return train_step(self.method, self.tables, stage, batch.to(self.device), dense=dense)
+            return train_step(self.tables, stage, batch.to(self.device), dense=dense)
         except FloatingPointError as error:
             raise FloatingPointError(f"{error} at epoch {self.progress.epoch}, step {self.progress.step}") from None
 
