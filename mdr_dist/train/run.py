@@ -90,15 +90,8 @@ def open_run(job: Job, runs: str) -> str:
 
 
 def _leaves(job: dict[str, Any]) -> dict[str, Any]:
-    free = {
-        "launch",
-        "train.save_minutes",
-        "train.save_steps",
-        "train.keep",
-        "train.log_steps",
-        "data.prefetch",
-        "data.cache_mb",
-    }
+    free = {"launch", "data.prefetch", "data.cache_mb"}
+    free |= {f"train.{key}" for key in ("save_minutes", "save_steps", "keep", "log_steps")}
     flat = {
         f"{part}.{key}": value
         for part, section in job.items()
