@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from mdr_dist.data.source import Source
-from mdr_dist.eval.metrics import RankCollector
 from torch import Tensor
 
 from mdr_dist.batch import Batch, world_size
+from mdr_dist.data.source import Source
+from mdr_dist.eval.metrics import RankCollector
 from mdr_dist.methods.base import Method
 from mdr_dist.stage import Slice
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mdr_dist.tables import read_table
 from torch import Tensor
 
 from mdr_dist.batch import world_size
 from mdr_dist.checkpoint.checkpoint import Checkpoints
 from mdr_dist.config import Job
 from mdr_dist.errors import Stopped
+from mdr_dist.tables import read_table
 from mdr_dist.train.run import LANE, build_trainer, check, open_run
 from mdr_dist.train.run import train as train_run
 
