@@ -38,7 +38,7 @@ def evaluate_run(run: str, *, dataset: str = "", split: str = "test") -> dict[st
     with group_of_one() as device:
         trainer = build_trainer(job, check(job), run, device=device)
         trainer.restore(number)
-        return evaluate(trainer.method, trainer.tables, trainer.source, Slice(split=split), device=device)
+        return trainer.measure(Slice(split=split))
 
 
 def evaluate_export(path: str, *, dataset: str = "", split: str = "test") -> dict[str, Any]:

@@ -53,6 +53,10 @@ class Monitor:
         """The validation split was measured."""
         self._write({"kind": "validate", "stage": stage.name, "metrics": metrics, **_place(progress)})
 
+    def started(self, progress: Progress) -> None:
+        """The run starts, or goes on from a checkpoint."""
+        self._write({"kind": "start", "workers": world_size(), **_place(progress)})
+
     def saved(self, progress: Progress) -> None:
         """A checkpoint was written."""
         self._write({"kind": "checkpoint", "total": progress.total})

@@ -19,7 +19,6 @@ from mdr_dist.checkpoint.checkpoint import Checkpoints, barrier, is_first
 from mdr_dist.config import Job, load_yaml, validated
 from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import UserError
-from mdr_dist.eval.evaluate import evaluate
 from mdr_dist.methods.base import Method
 from mdr_dist.stage import Slice, Stage, lanes
 from mdr_dist.tables import build_tables
@@ -125,11 +124,13 @@ def train(job: Job, run: str, *, device: torch.device, echo: Echo | None = None)
     return result
 
 
-def build_trainer(job: Job, plan: Plan, run: str, *, device: torch.device, echo: Echo | None = None) -> Trainer:
-    """The trainer of a checked job in this process."""
+def build_trainer(
+    job: Job, plan: Plan, run: str, *, device: torch.device, echo: Echo | None = None, make_tables: Any = build_tables
+) -> Trainer:
+    """The trainer of a checked job in this process; `make_tables` may put the unsharded twin in place."""
     rank = torch.distributed.get_rank() if world_size() > 1 else 0
     method = plan.method.to(device)
-    tables = build_tables(
+    tables = make_tables(
         method.tables(), plan.stages, job.tables, device=device, seed=job.train.seed, batch_rows=job.data.batch
     )
     return Trainer(
@@ -149,7 +150,7 @@ def build_trainer(job: Job, plan: Plan, run: str, *, device: torch.device, echo:
 def result_of(job: Job, plan: Plan, trainer: Trainer, *, seconds: float) -> dict[str, Any]:
     """`metrics.json`: who, on what, how well on the test split, how fast."""
     split = "test" if "test" in plan.dataset.schema.splits else "val"
-    test = evaluate(trainer.method, trainer.tables, trainer.source, Slice(split=split), device=trainer.device)
+    test = trainer.measure(Slice(split=split))
     stepped = trainer.monitor.seconds_total
     rows = trainer.monitor.rows_total
     return {

@@ -57,6 +57,7 @@ class Trainer:
         signal_before = self._listen()
         try:
             resumed = self.restore(self.checkpoints.latest())
+            self.monitor.started(self.progress)
             for index in range(self.progress.stage, len(self.stages)):
                 stage = self.stages[index]
                 dense = self._enter(stage, saved=resumed)
@@ -146,7 +147,7 @@ class Trainer:
             raise Stopped(f"stopped at step {self.progress.total} with a checkpoint; the same command goes on from it")
 
     def _validate(self, stage: Stage, dense: DenseOptimizers, *, patience: int) -> None:
-        metrics = self._measure(stage.test or Slice(split="val"))
+        metrics = self.measure(stage.test or Slice(split="val"))
         value = metrics["macro"].get(self.config.monitor)
         if value is None:
             known = ", ".join(sorted(metrics["macro"]))
@@ -162,7 +163,8 @@ class Trainer:
         if patience and better:
             self.save(dense)
 
-    def _measure(self, slice_: Slice) -> dict[str, Any]:
+    def measure(self, slice_: Slice) -> dict[str, Any]:
+        """Metrics of a slice with the state as it is."""
         return evaluate(self.method, self.tables, self.source, slice_, device=self.device)
 
     def _leave(self, stage: Stage, dense: DenseOptimizers) -> None:

@@ -18,6 +18,8 @@ from mdr_dist.errors import Stopped
 from mdr_dist.tables import read_table
 from mdr_dist.train.run import LANE, build_trainer, check, open_run
 from mdr_dist.train.run import train as train_run
+from mdr_dist.train.step import train_step
+from mdr_dist.train.trainer import Trainer
 
 # sizes at which a contract test takes seconds; a method that is not here runs at its defaults
 SMALL: dict[str, dict[str, Any]] = {
@@ -91,3 +93,33 @@ def largest_gap(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
 def same_bits(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
     """Whether everything is equal bit for bit."""
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def fixed_steps(trainer: Trainer, steps: int) -> list[dict[str, float]]:
+    """The first `steps` steps of the first stage; the losses of each, averaged over processes."""
+    stage = trainer.stages[0]
+    trainer.tables.start_stage(stage)
+    dense = trainer.make_dense(stage)
+    taken: list[dict[str, float]] = []
+    for epoch in range(steps):
+        for batch in trainer.source.batches(stage.data, stage=stage.name, epoch=epoch):
+            if len(taken) == steps:
+                return taken
+            torch.manual_seed(batch.seed)
+            shares = train_step(trainer.tables, stage, batch, dense=dense)
+            taken.append({name: float(batch.total(share) / world_size()) for name, share in shares.items()})
+    return taken
+
+
+def full_table(tables: Any, name: str) -> Tensor:
+    """A whole table, put together from every process's shards."""
+    spec = tables.specs[name]
+    own = [(shard.tensor.detach().cpu().clone(), shard.row_start, shard.col_start) for shard in tables.shards(name)]
+    parts: list[Any] = [own]
+    if world_size() > 1:
+        parts = [None] * world_size()
+        torch.distributed.all_gather_object(parts, own)
+    full = torch.full((spec.rows, spec.dim), float("nan"))
+    for tensor, row, column in (piece for pieces in parts for piece in pieces):
+        full[row : row + tensor.shape[0], column : column + tensor.shape[1]] = tensor
+    return full
