@@ -42,7 +42,7 @@ class Plan:
 
     def to_json(self, job: Job, *, workers: int, device: str) -> dict[str, Any]:
         """Stages, lanes and table placement, as `plan.json` holds them."""
-        placed = plan_tables(self.method.tables(), self.stages, job.tables, world_size=workers, device=device)
+        placed = plan_tables(self.method.tables(), job.tables, world_size=workers, device=device)
         return {
             "stages": [
                 {"name": s.name, "lane": s.lane, "needs": list(s.needs), "train": list(s.train)} for s in self.stages
@@ -130,9 +130,7 @@ def build_trainer(
     """The trainer of a checked job in this process; `make_tables` may put the unsharded twin in place."""
     rank = torch.distributed.get_rank() if world_size() > 1 else 0
     method = plan.method.to(device)
-    tables = make_tables(
-        method.tables(), plan.stages, job.tables, device=device, seed=job.train.seed, batch_rows=job.data.batch
-    )
+    tables = make_tables(method.tables(), plan.stages, job.tables, device=device, seed=job.train.seed)
     return Trainer(
         method=method,
         tables=tables,
