@@ -50,6 +50,17 @@ def stratified(sizes: Ints, strata: Ints, *key: int | str) -> Ints:
     return np.argsort(places, kind="stable")
 
 
+def dealt(sizes: Ints, streams: int) -> Ints:
+    """[G] row groups of a sequence dealt out to streams in turn, each stream's end to end.
+
+    Groups that follow each other in the sequence are then read at about the same time, so that a batch has the
+    sequence's mixture even where a stream has many groups. Changes nothing where it has about one.
+    """
+    rounds = max(1, round(int(sizes.sum()) / (int(sizes.max()) * streams)))
+    turn = (np.cumsum(sizes) - sizes) * (streams * rounds) // int(sizes.sum())
+    return np.argsort(turn % streams, kind="stable")
+
+
 def count_streams(batch: int, streams: int) -> int:
     """How many streams feed a batch: `streams`, or for 0 the largest divisor of `batch` up to MAX_STREAMS."""
     if streams == 0:

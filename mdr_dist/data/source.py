@@ -16,7 +16,7 @@ from mdr_dist.config import DataConfig
 from mdr_dist.data.collate import Pick, collate
 from mdr_dist.data.columns import Array, Columns
 from mdr_dist.data.negatives import Negatives, uniforms
-from mdr_dist.data.order import Ints, Order, Plan, count_streams, permutation, seed_of, stratified
+from mdr_dist.data.order import Ints, Order, Plan, count_streams, dealt, permutation, seed_of, stratified
 from mdr_dist.data.prefetch import prefetch
 from mdr_dist.data.reader import Dataset, Group, Reader
 from mdr_dist.errors import UserError
@@ -106,6 +106,7 @@ class Source:
         for part in parts:
             sizes, domains = _sizes(part), np.array([group.domain for group in part])
             placed = stratified(sizes, domains, self._seed, stage, epoch)
+            placed = placed[dealt(sizes[placed], self._streams)]
             first = sum(order.rows for order in orders)
             orders.append(Order(_numbers(part)[placed], sizes[placed], self._streams, self._share, first))
         return Plan(tuple(orders))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdr_dist.data.order import Order, Plan, count_streams, permutation, seed_of, stratified
+from mdr_dist.data.order import Order, Plan, count_streams, dealt, permutation, seed_of, stratified
 from mdr_dist.errors import UserError
 
 SIZES = st.lists(st.integers(1, 20), min_size=1, max_size=12)
@@ -69,6 +69,18 @@ def test_places_weigh_row_groups_by_their_rows() -> None:
         order = stratified(sizes, strata, seed)
         shares = [np.cumsum(sizes[order] * (strata[order] == k)) / sizes[strata == k].sum() for k in (0, 1)]
         assert np.abs(shares[0] - shares[1]).max() <= 2 * 1000 / 5000
+
+
+@given(SIZES, st.integers(1, 9))
+def test_dealing_only_moves_groups(sizes: list[int], streams: int) -> None:
+    assert sorted(dealt(np.array(sizes), streams)) == list(range(len(sizes)))
+
+
+def test_neighbours_in_the_sequence_are_read_together() -> None:
+    assert dealt(np.full(12, 7), 4).tolist() == [0, 4, 8, 1, 5, 9, 2, 6, 10, 3, 7, 11]
+    assert dealt(np.full(4, 7), 4).tolist() == [0, 1, 2, 3] == dealt(np.full(4, 7), 9).tolist()
+    # crumbs fill a turn together with what they lie beside
+    assert dealt(np.array([8, 8, 1, 1, 1, 1, 4, 8]), 2).tolist() == [0, 2, 3, 4, 5, 6, 1, 7]
 
 
 def test_orders_differ_by_every_part_of_the_key() -> None:
