@@ -69,6 +69,7 @@ class Collection(nn.Module):
         self.dense = placed[specs[0].name].kernel == "dense"
         self._features = tuple(dict.fromkeys(feature for spec in specs for feature in spec.features))
         self._keys = _output_keys(specs)
+        self._means = {f"{s.name}.{f}": f for s in specs for f in s.features if s.pool == "mean"}
         self._ones: dict[int, Tensor] = {}
         plain = _bags(specs) if self.pooled else _lists(specs)
         if trained and not self.dense:
@@ -102,7 +103,7 @@ class Collection(nn.Module):
         found = self.sharded(self._jagged(batch)).wait()
         if self.pooled:
             found = found.to_dict()
-            return {key: found[name] for key, name in self._keys.items()}
+            return {key: _pooled(found[name], batch, self._means.get(key)) for key, name in self._keys.items()}
         return {key: found[name].values() for key, name in self._keys.items()}
 
     def _jagged(self, batch: Batch) -> KeyedJaggedTensor:
@@ -124,11 +125,9 @@ class Collection(nn.Module):
             return
         parameters = dict(self.sharded.named_parameters())
         for name, state in self._states.items():
-            parameter = parameters[self._full(name)]
-            shards = self.shards(name)
-            if trained and shards:
-                gradient = parameter.grad
-                weight = shards[0].tensor
+            weight = self._local(name)
+            if trained:
+                gradient = parameters[self._full(name)].grad if len(weight) else None
                 update(weight, torch.zeros_like(weight) if gradient is None else gradient, state, self._config)
         for parameter in self.sharded.parameters():
             getattr(parameter, "_original_tensor", parameter).grad = None
@@ -164,17 +163,25 @@ class Collection(nn.Module):
                     part.zero_()
 
     def _new_states(self) -> dict[str, State]:
-        local = {name: self.shards(name) for name in self.specs}
-        return {
-            name: new_state(shards[0].tensor if shards else torch.empty(0, self.specs[name].dim), self._config)
-            for name, shards in local.items()
-        }
+        return {name: new_state(self._local(name), self._config) for name in self.specs}
+
+    def _local(self, table: str) -> Tensor:
+        """This process's one piece of a table, which may have no rows."""
+        shards = self.shards(table)
+        return shards[0].tensor if shards else torch.empty(0, self.specs[table].dim)
 
     def _weight(self, table: str) -> ShardedTensor:
         return self.sharded.state_dict()[self._full(table)]
 
     def _full(self, table: str) -> str:
         return f"{'embedding_bags' if self.pooled else 'embeddings'}.{table}.weight"
+
+
+def _pooled(sums: Tensor, batch: Batch, feature: str | None) -> Tensor:
+    """Sums over a row's list as they are, or, for a list `feature`, their mean; an empty list gives 0."""
+    if feature is None or feature not in batch.lists:
+        return sums
+    return sums / batch.lists[feature].lengths.clamp(min=1)[:, None]
 
 
 def _bags(specs: list[TableSpec]) -> EmbeddingBagCollection:
@@ -184,7 +191,8 @@ def _bags(specs: list[TableSpec]) -> EmbeddingBagCollection:
             num_embeddings=spec.rows,
             embedding_dim=spec.dim,
             feature_names=list(spec.features),
-            pooling=PoolingType.MEAN if spec.pool == "mean" else PoolingType.SUM,
+            # a mean is divided out in _pooled: row-wise, torchrec's own is off by a few 1e-6
+            pooling=PoolingType.SUM,
         )
         for spec in specs
     ]
