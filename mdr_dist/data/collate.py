@@ -37,9 +37,10 @@ def collate(layout: Layout, picks: list[Pick], *, position: Array, count: int, s
     domain, user_key = np.zeros(size, dtype=np.int64), np.full(size, -1, dtype=np.int64)
     for pick in picks:
         # mode="clip" lets take write into place; the indices are ours and in range
-        np.take(pick.columns.floats, pick.index, axis=0, out=floats[pick.slot], mode="clip")
-        np.take(pick.columns.user_key, pick.index, out=user_key[pick.slot], mode="clip")
-        domain[pick.slot] = pick.columns.domain
+        columns, slot = pick.columns, pick.slot
+        columns.floats.take(pick.index, axis=0, out=floats[slot], mode="clip")
+        columns.user_key.take(pick.index, out=user_key[slot], mode="clip")
+        domain[slot] = columns.domain
     dense = {f.name: _tensor(floats[:, layout.floats[f.name]]) for f in layout.dense}
     labels = {name: _tensor(floats[:, layout.floats[name].start]) for name in layout.schema.labels}
     return Batch(
@@ -60,7 +61,7 @@ def collate(layout: Layout, picks: list[Pick], *, position: Array, count: int, s
 def _ids(layout: Layout, picks: list[Pick], domain: Array) -> dict[str, Tensor]:
     by_row = np.zeros((len(domain), len(layout.ids)), dtype=layout.id_type)
     for pick in picks:
-        np.take(pick.columns.ids, pick.index, axis=0, out=by_row[pick.slot], mode="clip")
+        pick.columns.ids.take(pick.index, axis=0, out=by_row[pick.slot], mode="clip")
     by_feature = torch.from_numpy(by_row.T.astype(np.int64, order="C"))
     ids = {feature.name: by_feature[at] for at, feature in enumerate(layout.ids)}
     return {f.name: _tensor(domain) if f.name == DOMAIN else ids[f.name] for f in layout.schema.of_kind("id")}

@@ -74,26 +74,25 @@ class Negatives:
         `user_key` and `item` [B] int64 are the rows'; `uniform` [N, B] numbers in [0, 1). A user who holds every item
         gets any but the row's own.
         """
+        by_user = np.argsort(user_key)  # memory is then read forwards
+        drawn = np.empty(uniform.shape, dtype=np.int64)
+        drawn[:, by_user] = self._draw(user_key[by_user], item[by_user], uniform[:, by_user])
+        return drawn
+
+    def _draw(self, user_key: Array, item: Array, uniform: NDArray[np.float64]) -> Ints:
         size = len(self.items)
-        user = np.minimum(np.searchsorted(self.users, user_key), max(len(self.users) - 1, 0))
-        known = self.users[user] == user_key if len(self.users) else np.zeros(len(user_key), dtype=bool)
+        user = np.searchsorted(self.users, user_key)
+        known = np.searchsorted(self.users, user_key, side="right") > user
         start = self.starts[user]
         held = np.where(known, self.starts[np.minimum(user + 1, len(self.users))] - start, 0)
         rank = (uniform * (size - held)).astype(np.int64)
-        at = rank + np.where(known, self._count_upto(user, rank) - start, 0)
+        passed = np.searchsorted(self.gaps, (user * size + rank).T, side="right").T - start
+        at = rank + np.where(known, passed, 0)
         if (everything := held == size).any():
             own = np.searchsorted(self.items, item)
             other = (uniform * (size - 1)).astype(np.int64)
             at = np.where(everything, other + (other >= own), at)
         return self.items[at]
-
-    def _count_upto(self, user: Ints, rank: Ints) -> Ints:
-        """[N, B] how many gaps are at most the rank's, asked for in the gaps' order so that memory is read forwards."""
-        by_user = np.argsort(user)
-        asked = (user * len(self.items) + rank)[:, by_user]
-        counts = np.empty_like(rank)
-        counts[:, by_user] = np.searchsorted(self.gaps, asked.T.ravel(), side="right").reshape(asked.T.shape).T
-        return counts
 
 
 def uniforms(place: Ints, draws: int, seed: int) -> NDArray[np.float64]:

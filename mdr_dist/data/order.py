@@ -8,6 +8,7 @@ Shape letters: G row groups, V streams.
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import math
 from collections.abc import Iterator
@@ -99,18 +100,18 @@ class Order:
         return int(self.sizes.sum())
 
     @cached_property
-    def bounds(self) -> Ints:
+    def bounds(self) -> list[int]:
         """[V+1] where streams begin and the last one ends."""
-        return np.array([v * self.rows // self.streams for v in range(self.streams + 1)], dtype=np.int64)
+        return [v * self.rows // self.streams for v in range(self.streams + 1)]
 
     @cached_property
     def steps(self) -> int:
         """Batches until the longest stream has ended."""
-        return math.ceil(int(np.diff(self.bounds).max()) / self.share)
+        return math.ceil(max(np.diff(self.bounds).tolist()) / self.share)
 
     @cached_property
-    def _ends(self) -> Ints:
-        return np.cumsum(self.sizes)
+    def _ends(self) -> list[int]:
+        return np.cumsum(self.sizes).tolist()
 
     def counts(self, batch: int) -> Ints:
         """[V] how many real rows each stream gives to a batch; what it lacks is padding."""
@@ -118,16 +119,16 @@ class Order:
 
     def start(self, batch: int, stream: int) -> int:
         """Where in the sequence a stream's part of a batch begins."""
-        return int(self.bounds[stream]) + batch * self.share
+        return self.bounds[stream] + batch * self.share
 
     def pieces(self, batch: int, stream: int) -> Iterator[Piece]:
         """The rows that a stream gives to a batch."""
         start = self.start(batch, stream)
-        stop = min(start + self.share, int(self.bounds[stream + 1]))
-        at = int(np.searchsorted(self._ends, start, side="right"))
+        stop = min(start + self.share, self.bounds[stream + 1])
+        at = bisect.bisect_right(self._ends, start)
         while start < stop:
-            end = int(self._ends[at])
-            base = end - int(self.sizes[at])
+            end = self._ends[at]
+            base = self._ends[at - 1] if at else 0
             upto = min(stop, end)
             if upto > start:
                 yield Piece(int(self.groups[at]), start - base, upto - base)

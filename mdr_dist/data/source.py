@@ -41,7 +41,7 @@ class Source:
                 f"set it to a divisor of data.batch {data.batch} that is at least {world}"
             )
         self._slots, self._share = -(-self._streams // world), data.batch // self._streams
-        self._reader = Reader(dataset, max_bytes=data.cache_mb << 20)
+        self.reader = Reader(dataset, max_bytes=data.cache_mb << 20)
         self._negatives: dict[tuple[int, int | None], Negatives] = {}
 
     def rows(self, slice: Slice) -> int:
@@ -114,12 +114,12 @@ class Source:
     def _open_negatives(self, slice: Slice) -> None:
         for domain in {group.domain for group in self._select(slice, strict=False)} if slice.negatives else ():
             if (domain, slice.period) not in self._negatives:
-                self._negatives[domain, slice.period] = Negatives.open(self._reader, domain=domain, period=slice.period)
+                self._negatives[domain, slice.period] = Negatives.open(self.reader, domain=domain, period=slice.period)
 
     def _read(
         self, plan: Plan, slice: Slice, *, key: tuple[str | int, ...], start: int, shuffle: bool
     ) -> Generator[Batch, None, None]:
-        opened = _Opened(self._reader, linger=len(plan.orders), key=key if shuffle else None)
+        opened = _Opened(self.reader, linger=len(plan.orders), key=key if shuffle else None)
         for step in range(start, plan.steps):
             order, number = plan.turn(step)
             batch, place = self._batch(order, number, opened=opened, seed=seed_of(*key, step))
@@ -145,7 +145,7 @@ class Source:
                 picks.append(Pick(columns, rows[piece.start : piece.stop], at))
                 at += piece.stop - piece.start  # noqa: PLW2901 the stream's next rows follow
         count = int(counts.sum())
-        return collate(self._reader.layout, picks, position=position, count=count, seed=seed), place
+        return collate(self.reader.layout, picks, position=position, count=count, seed=seed), place
 
     def _with_negatives(self, batch: Batch, place: Array, *, slice: Slice, seed: int) -> Batch:
         if slice.negatives == 0:

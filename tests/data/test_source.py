@@ -105,9 +105,9 @@ def test_a_later_start_reads_nothing_before_it(tiny: Make, monkeypatch: pytest.M
     data = tiny(SIZES)
     opened: list[str] = []
     reader = source(data, streams=1, prefetch=0)
-    table = reader._reader.table
+    table = reader.reader.table
     monkeypatch.setattr(
-        reader._reader, "table", lambda g, names: opened.append(reader._reader.where(g)) or table(g, names)
+        reader.reader, "table", lambda g, names: opened.append(reader.reader.where(g)) or table(g, names)
     )
     last = reader.steps(Slice()) - 1
     assert len(list(reader.batches(Slice(), stage="joint", epoch=0, start=last))) == 1
@@ -259,7 +259,7 @@ def test_a_small_cache_changes_nothing(tiny: Make) -> None:
     for mix in ("joint", "alternate"):
         slice = Slice(mix=mix)  # type: ignore[arg-type]
         large, small = source(data, batch=20, streams=4), source(data, batch=20, streams=4)
-        small._reader._max_bytes = 1
+        small.reader._max_bytes = 1
         expected = serials(large.batches(slice, stage="joint", epoch=0))
         assert serials(small.batches(slice, stage="joint", epoch=0)) == expected
 
@@ -269,10 +269,10 @@ def test_a_row_group_in_use_is_decoded_once_a_stream(tiny: Make, monkeypatch: py
     data = tiny({("train", "books", -1): 320, ("train", "films", -1): 160})
     for mix in ("joint", "alternate"):
         reader = source(data, batch=4, streams=2, prefetch=0)
-        reader._reader._max_bytes = 0
+        reader.reader._max_bytes = 0
         decoded: Counter[int] = Counter()
-        table = reader._reader.table
-        monkeypatch.setattr(reader._reader, "table", lambda g, n, d=decoded, t=table: d.update([g.number]) or t(g, n))
+        table = reader.reader.table
+        monkeypatch.setattr(reader.reader, "table", lambda g, n, d=decoded, t=table: d.update([g.number]) or t(g, n))
         list(reader.batches(Slice(mix=mix), stage="joint", epoch=0))  # type: ignore[arg-type]
         assert len(decoded) == 30
         assert sum(decoded.values()) <= 30 + 2  # one more where two streams meet inside a row group
@@ -281,7 +281,7 @@ def test_a_row_group_in_use_is_decoded_once_a_stream(tiny: Make, monkeypatch: py
 def test_the_cache_keeps_to_its_bound_and_serves_the_next_epoch(tiny: Make) -> None:
     data = tiny({("train", "books", -1): 320})
     reader = source(data)
-    cache = reader._reader
+    cache = reader.reader
     flat(reader.batches(Slice(), stage="joint", epoch=0))
     whole = cache._bytes
     assert whole == sum(c.bytes for c in cache._decoded.values()) and len(cache._decoded) == 20
@@ -290,12 +290,12 @@ def test_the_cache_keeps_to_its_bound_and_serves_the_next_epoch(tiny: Make) -> N
     flat(source(data).sweep(Slice()))
     assert cache._bytes <= whole // 2 or len(cache._decoded) == 20  # nothing was read anew
     reader = source(data)
-    reader._reader._max_bytes = whole // 2
+    reader.reader._max_bytes = whole // 2
     flat(reader.batches(Slice(), stage="joint", epoch=0))
-    assert 0 < reader._reader._bytes <= whole // 2
-    kept = list(reader._reader._decoded)
+    assert 0 < reader.reader._bytes <= whole // 2
+    kept = list(reader.reader._decoded)
     flat(reader.sweep(Slice()))
-    assert list(reader._reader._decoded) == kept or set(reader._reader._decoded) == set(kept)
+    assert list(reader.reader._decoded) == kept or set(reader.reader._decoded) == set(kept)
 
 
 # what is wrong with the question
