@@ -45,14 +45,10 @@ OUTSIDE = {"tests", "tools", "jobs"}  # the package never imports these
 
 @dataclass(frozen=True)
 class Import:
-    """One imported name, dotted in full.
-
-    `whole` marks `import a.b`, which makes all of `a` reachable; `eager` what runs when the module is imported.
-    """
+    """One imported name, dotted in full; `eager` marks what runs when the module is imported."""
 
     name: str
     line: int
-    whole: bool
     eager: bool
 
 
@@ -62,10 +58,10 @@ def imports(source: Source) -> list[Import]:
 
     def visit(node: ast.AST, eager: bool) -> None:
         if isinstance(node, ast.Import):
-            found.extend(Import(alias.name, node.lineno, True, eager) for alias in node.names)
+            found.extend(Import(alias.name, node.lineno, eager) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = _base(source, node)
-            found.extend(Import(f"{base}.{alias.name}", node.lineno, False, eager) for alias in node.names)
+            found.extend(Import(f"{base}.{alias.name}", node.lineno, eager) for alias in node.names)
         for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for child in ast.iter_child_nodes(node):
             visit(child, eager and not for_types and not isinstance(child, FunctionNode))
@@ -112,10 +108,10 @@ def _check_direction(source: Source, use: Import) -> Iterator[Finding]:
 
 def _check_owned(source: Source, use: Import) -> Iterator[Finding]:
     for owned, (owner, lazy) in OWNED.items():
-        reaches = f"{use.name}.".startswith(f"{owned}.") or (use.whole and owned.startswith(f"{use.name}."))
+        reaches = f"{use.name}.".startswith(f"{owned}.") or owned.startswith(f"{use.name}.")
         if not reaches or source.part == owner:
             continue
-        if not lazy or not f"{source.module}.".startswith(f"{PACKAGE}.{lazy}."):
+        if not f"{source.module}.".startswith(f"{PACKAGE}.{lazy}."):
             yield source.found(
                 use.line, f"{use.name} reaches {owned}, which only {owner}/ imports; go through {owner}/"
             )

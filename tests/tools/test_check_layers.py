@@ -89,6 +89,10 @@ IMPORTS = {
         {"mdr_dist/data/prepare/spread.py": "import ray\n"},
         "mdr_dist/data/prepare/spread.py:1: ray is imported with the module; import it in the function that uses it",
     ),
+    "ray on a condition in prepare": (
+        {"mdr_dist/data/prepare/spread.py": "if a:\n    try:\n        import ray\n    finally:\n        b()\n"},
+        "mdr_dist/data/prepare/spread.py:3: ray is imported with the module",
+    ),
     "circle": (
         {
             "mdr_dist/train/a.py": "from mdr_dist.train.b import f\n",
@@ -187,6 +191,28 @@ def test_baselines_are_indexed_too(findings: Findings) -> None:
     ]
 
 
+def test_baselines_need_no_job_of_their_own(findings: Findings) -> None:
+    files = {
+        "mdr_dist/baselines/rank/__init__.py": 'X = {"mmoe": "mdr_dist.baselines.rank.mmoe:Mmoe"}\n',
+        "mdr_dist/baselines/rank/mmoe.py": '"""A paper (2018), Eq. 1."""\nclass Mmoe: ...\n',
+        "jobs/ciao/adc.yaml": "",
+    }
+    assert findings(files) == []
+
+
+def test_a_method_without_a_docstring_is_found(findings: Findings) -> None:
+    assert len(findings(indexed() | {"mdr_dist/methods/adc.py": "class Adc: ...\n"})) == 1
+
+
+def test_other_dicts_are_no_index(findings: Findings) -> None:
+    files = {
+        "mdr_dist/data/__init__.py": 'READERS = {"csv": "mdr_dist.data.csv:Reader"}\n',
+        "mdr_dist/methods/base.py": 'EXAMPLE = {"a": "b:c"}\n',
+        "mdr_dist/methods/__init__.py": 'A = {"a": "no colon", "b": 1, "c": f"{x}:y", d: "e:f", **g}\n',
+    }
+    assert findings(files) == []
+
+
 def test_findings_come_by_file_and_line(findings: Findings) -> None:
     files = {"mdr_dist/b.py": "", "mdr_dist/nn/a.py": "import b\n" * 10, "mdr_dist/a.py": ""}
     places = [tuple(finding.split(":")[:2]) for finding in findings(files)]
@@ -200,8 +226,9 @@ def test_findings_come_by_file_and_line(findings: Findings) -> None:
 def test_exit_codes(tmp_path: Path, findings: Findings, capsys: pytest.CaptureFixture[str]) -> None:
     assert check_layers.main([str(tmp_path)]) == 2
     assert findings({}) == []
-    assert check_layers.main([str(tmp_path)]) == 0
     capsys.readouterr()
+    assert check_layers.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "check_layers: nothing to put right\n"
     findings({"mdr_dist/a.py": ""})
     assert check_layers.main([str(tmp_path)]) == 1
     first, last = capsys.readouterr().out.splitlines()
