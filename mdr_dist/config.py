@@ -69,7 +69,7 @@ class TrainConfig(Section):
     `patience` evaluations without a gain of `monitor` on the `val` split end a stage, which then returns to its best
     state; 0: never. `eval_epochs` counts epochs between evaluations, 0: only at the end. A checkpoint is written every
     `save_minutes` (0: not by time), every `save_steps` steps (0: not by steps) and after every stage; the newest
-    `keep` stay. `threads` a worker, 0: as torch chooses.
+    `keep` stay. Losses are reported every `log_steps` steps. `threads` a worker, 0: as torch chooses.
     """
 
     epochs: int = Field(default=1, ge=1)
@@ -78,6 +78,7 @@ class TrainConfig(Section):
     eval_epochs: int = Field(default=1, ge=0)
     save_minutes: float = Field(default=10.0, ge=0)
     save_steps: int = Field(default=0, ge=0)
+    log_steps: int = Field(default=50, ge=1)
     keep: int = Field(default=2, ge=1)
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)

@@ -1,9 +1,13 @@
-"""The one exception that means "your input is wrong"."""
+"""The exceptions with a meaning to the command line."""
 
 
 class UserError(Exception):
     """The user's input is wrong; its text is one line: what, where, and what would be right.
 
-    The command line prints the line without a traceback and exits with 2. Everything else that
-    escapes is a fault of ours and exits with 1.
+    The command line prints the line without a traceback and exits with 2. Everything else that escapes is a fault of
+    ours and exits with 1.
     """
+
+
+class Stopped(Exception):  # noqa: N818 (no error)
+    """The run was asked to end (SIGTERM) and did, with a checkpoint."""

@@ -11,7 +11,7 @@ from mdr_dist import storage
 
 
 class Events:
-    """Appends events to `events.jsonl`; each has `time` (unix seconds), `kind` and the fields given.
+    """Appends events to `events.jsonl`; each has `time` (unix seconds), `kind` and that kind's fields.
 
     On an object store, which cannot append, the file is rewritten from memory at every flush.
     """
@@ -25,9 +25,9 @@ class Events:
         elif storage.exists(url):
             self._lines = storage.read_bytes(url).decode().splitlines(keepends=True)
 
-    def write(self, kind: str, **fields: Any) -> None:
+    def write(self, event: dict[str, Any]) -> None:
         """Add one event."""
-        self._lines.append(json.dumps({"time": round(time.time(), 3), "kind": kind, **fields}) + "\n")
+        self._lines.append(json.dumps({"time": round(time.time(), 3), **event}) + "\n")
         if self._local:
             self.flush()
 

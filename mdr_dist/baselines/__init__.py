@@ -1,0 +1,6 @@
+"""The methods that the papers compare with, by name."""
+
+BASELINES: dict[str, str] = {
+    "shared_bottom": "mdr_dist.baselines.rank.shared_bottom:SharedBottom",
+    "mmoe": "mdr_dist.baselines.rank.mmoe:MMoE",
+}

@@ -1,0 +1,121 @@
+"""Numbered checkpoint folders; one without `DONE` does not exist.
+
+000400/  .metadata and shards   tables with optimizer state, by torch.distributed.checkpoint, each process its own
+         dense.safetensors      dense parameters, buffers and their optimizer state, written by process 0
+         progress.json          where the run stood, and whose checkpoint it is
+         DONE                   written last
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
+
+from mdr_dist import storage
+from mdr_dist.batch import world_size
+from mdr_dist.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DONE, PROGRESS, DENSE = "DONE", "progress.json", "dense.safetensors"
+
+
+class Checkpoints:
+    """The checkpoints of one lane. `save`, `load` and `prune` are called by every process together."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def folder(self, number: int) -> str:
+        """Where a checkpoint lies."""
+        return storage.join(self._url, f"{number:06d}")
+
+    def numbers(self) -> list[int]:
+        """The finished checkpoints, oldest first."""
+        found = [int(name) for name in storage.names(self._url) if name.isdigit()]
+        return [number for number in found if storage.exists(storage.join(self.folder(number), DONE))]
+
+    def latest(self) -> int | None:
+        """The newest finished checkpoint, as process 0 sees it."""
+        seen: list[int | None] = [(self.numbers() or [None])[-1]] if is_first() else [None]
+        if world_size() > 1:
+            dist.broadcast_object_list(seen)
+        return seen[0]
+
+    def save(
+        self, number: int, *, tables: dict[str, Any], dense: Mapping[str, Tensor], progress: dict[str, Any]
+    ) -> None:
+        """Write a checkpoint; what an earlier, killed attempt left under the number goes first."""
+        folder = self.folder(number)
+        if is_first():
+            storage.remove(folder)
+            storage.make_folder(folder)
+        barrier()
+        with quiet():
+            dcp.save(tables, storage_writer=FsspecWriter(folder, single_file_per_rank=True), no_dist=world_size() == 1)
+        if is_first():
+            storage.write_bytes(storage.join(folder, DENSE), save_tensors(contiguous(dense)))
+            storage.write_json(storage.join(folder, PROGRESS), progress)
+            storage.write_bytes(storage.join(folder, DONE), b"")
+        barrier()
+
+    def progress(self, number: int) -> dict[str, Any]:
+        """A checkpoint's `progress.json`."""
+        return storage.read_json(storage.join(self.folder(number), PROGRESS))
+
+    def dense(self, number: int) -> dict[str, Tensor]:
+        """A checkpoint's dense tensors."""
+        return load_tensors(storage.read_bytes(storage.join(self.folder(number), DENSE)))
+
+    def load_tables(self, number: int, tables: dict[str, Any]) -> None:
+        """Fill table state in place, whatever placement and number of processes wrote it."""
+        try:
+            with quiet():
+                dcp.load(tables, storage_reader=FsspecReader(self.folder(number)), no_dist=world_size() == 1)
+        except dcp.api.CheckpointException as error:
+            cause = next(iter(error.failures.values()))[0]
+            raise UserError(f"{self.folder(number)}: the tables do not load: {str(cause).splitlines()[0]}") from error
+
+    def prune(self, keep: int, *, also: int = -1) -> None:
+        """Remove all but the newest `keep` finished checkpoints and number `also`."""
+        if is_first():
+            numbers = self.numbers()
+            for number in numbers[:-keep]:
+                if number != also:
+                    # unmark first: a folder half removed must not pass for a checkpoint
+                    storage.remove(storage.join(self.folder(number), DONE))
+                    storage.remove(self.folder(number))
+
+
+def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors wants them: on the CPU, contiguous, sharing no memory."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def is_first() -> bool:
+    """Whether this is process 0."""
+    return world_size() == 1 or dist.get_rank() == 0
+
+
+def barrier() -> None:
+    """Wait for every process."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep torch's notes on its own deprecated types (ShardedTensor under DCP) from the user."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,206 @@
+"""The command `mdr`. Heavy imports happen inside the commands, so that `mdr --help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mdr_dist.errors import Stopped, UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+out = Console(soft_wrap=True)
+
+Settings = Annotated[list[str] | None, typer.Option("--set", help="Lay key.path=value over the file; may repeat.")]
+
+
+@app.callback()
+def _about() -> None:
+    """Distributed training for multi-domain and cross-domain recommendation."""
+
+
+@app.command()
+def synth(
+    path: Annotated[str, typer.Argument(metavar="OUT", help="The new data set's folder.")],
+    preset: Annotated[str, typer.Option(help="tiny, conflicting or large.")] = "conflicting",
+    settings: Settings = None,
+) -> None:
+    """Make a data set with planted structure, of which the best possible AUC is known."""
+    from mdr_dist.data.synthetic import configure, synthesize
+
+    report = synthesize(path, configure(preset, tuple(settings or ())))
+    _show_report(path, report)
+
+
+@app.command()
+def prepare(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe: jobs/<dataset>/prepare.yaml.")],
+    path: Annotated[str, typer.Argument(metavar="OUT", help="The new data set's folder.")],
+    raw: Annotated[str, typer.Option(help="Folder of the raw files; else $MDR_DATA/<dataset>.")] = "",
+    workers: Annotated[int, typer.Option(help="Ray workers; 0: in this process.")] = 0,
+) -> None:
+    """Turn raw logs into a data set."""
+    from mdr_dist.data.prepare import prepare as run_prepare
+
+    _show_report(path, run_prepare(recipe, path, raw=raw, workers=workers))
+
+
+@app.command()
+def inspect(path: Annotated[str, typer.Argument(metavar="DATASET")]) -> None:
+    """Show what a data set holds, and check that its shards are whole."""
+    from mdr_dist.data.inspect import inspect as run_inspect
+
+    out.print_json(data=run_inspect(path))
+
+
+@app.command()
+def plan(
+    job: Annotated[str, typer.Argument(metavar="JOB.yaml")],
+    settings: Settings = None,
+    world_size: Annotated[int, typer.Option(help="Workers to plan for.")] = 1,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option()] = "cpu",
+    hbm_gb: Annotated[float, typer.Option(help="Memory for tables on each device, GB; 0: not limited.")] = 0,
+) -> None:
+    """Show stages, lanes, table placement and memory. Starts nothing."""
+    from mdr_dist.config import load_job
+    from mdr_dist.train.run import check
+
+    loaded = load_job(job, tuple(settings or ()) + ((f"tables.device_gb={hbm_gb}",) if hbm_gb else ()))
+    value = check(loaded).to_json(loaded, workers=world_size, device=device)
+    stages = Table("stage", "lane", "needs", "trains")
+    for stage in value["stages"]:
+        stages.add_row(stage["name"], stage["lane"], ", ".join(stage["needs"]), ", ".join(stage["train"]))
+    tables = Table(*value["tables"][0])
+    for row in value["tables"]:
+        tables.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row.values()))
+    out.print(stages, tables)
+    out.print(f"dense parameters: {value['dense_parameters']:,}")
+
+
+@app.command()
+def train(
+    job: Annotated[str, typer.Argument(metavar="JOB.yaml")],
+    settings: Settings = None,
+    runs: Annotated[str, typer.Option(help="Folder of runs, local or s3://.")] = "",
+    workers: Annotated[int, typer.Option(help="Ray Train workers; 0: in this process.")] = -1,
+    address: Annotated[str, typer.Option(help="An existing Ray cluster.")] = "",
+    quiet: Annotated[bool, typer.Option(help="Print only the result.")] = False,
+) -> None:
+    """Train a job: in this process, or on Ray with --workers or --address. The same command resumes."""
+    from mdr_dist.config import load_job
+
+    over = (f"launch.workers={workers}",) if workers >= 0 else ()
+    loaded = load_job(job, tuple(settings or ()) + over)
+    if address and not loaded.launch.workers:
+        raise UserError("--address: say also how many --workers (or launch.workers in the job)")
+    where = runs or loaded.launch.storage
+    echo = None if quiet else _echo
+    run, metrics = _launch(loaded, where, address=address, echo=echo)
+    _show_metrics(metrics["test"], title=f"{metrics['method']} on {metrics['dataset']}, test")
+    out.print(f"run: {run}")
+
+
+def _launch(job: Any, runs: str, *, address: str, echo: Any) -> tuple[str, dict[str, Any]]:
+    if job.launch.workers:
+        from mdr_dist.launch.local import train_on_ray
+
+        return train_on_ray(job, runs, address=address, echo=echo)
+    from mdr_dist.launch.process import train_here
+
+    return train_here(job, runs, echo=echo)
+
+
+@app.command()
+def status(run: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
+    """Show where a run stands."""
+    from mdr_dist.launch.status import status_of
+
+    out.print_json(data=status_of(run))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or an export.")],
+    dataset: Annotated[str, typer.Option(help="Another data set with the same schema.")] = "",
+    split: Annotated[str, typer.Option()] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure a run's newest checkpoint, or an export, on a split."""
+    from mdr_dist.checkpoint.export import is_export
+    from mdr_dist.launch.process import evaluate_export, evaluate_run
+
+    measure = evaluate_export if is_export(run) else evaluate_run
+    metrics = measure(run, dataset=dataset, split=split)
+    if as_json:
+        out.print_json(data=metrics)
+    else:
+        _show_metrics(metrics, title=f"{run}, {split}")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...")],
+    metrics: Annotated[str, typer.Option(help="Comma-separated.")] = "auc,gauc",
+    form: Annotated[Literal["table", "markdown", "csv", "json"], typer.Option("--format")] = "table",
+) -> None:
+    """Put the results of runs side by side."""
+    from mdr_dist.compare import read_results, rendered
+
+    shown = rendered(read_results(tuple(runs)), tuple(metrics.split(",")), form)
+    if isinstance(shown, str):
+        typer.echo(shown)
+    else:
+        out.print(shown)
+
+
+@app.command()
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN")],
+    path: Annotated[str, typer.Argument(metavar="OUT", help="The new export's folder.")],
+    form: Annotated[Literal["safetensors", "parquet", "checkpoint"], typer.Option("--format")] = "safetensors",
+) -> None:
+    """Write a run's newest checkpoint as files that need neither this package nor a pickle to read."""
+    from mdr_dist.launch.process import export_run
+
+    manifest = export_run(run, path, form=form)
+    out.print(f"export: {path}  ({len(manifest['tables'])} tables, {manifest['bytes']:,} bytes)")
+
+
+def _show_metrics(metrics: dict[str, dict[str, Any]], *, title: str) -> None:
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    table = Table("domain", *names, title=title)
+    for domain, values in metrics.items():
+        table.add_row(domain, *(_cell(values.get(name)) for name in names))
+    out.print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _show_report(path: str, report: dict[str, Any]) -> None:
+    out.print_json(data=report)
+    out.print(f"data set: {path}")
+
+
+def _echo(line: str) -> None:
+    out.print(line, markup=False, highlight=False)
+
+
+def main() -> None:
+    """Run the command line; the exit code is 0 done, 2 the input is wrong, 1 a fault of ours."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"mdr: error: {error}", err=True)
+        sys.exit(2)
+    except Stopped as stopped:
+        typer.echo(f"mdr: {stopped}", err=True)
+        sys.exit(143)  # 128 + SIGTERM

@@ -1,0 +1,58 @@
+"""Results of runs side by side: domain × run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any, Literal
+
+from rich.table import Table
+
+from mdr_dist import storage
+from mdr_dist.errors import UserError
+
+Results = dict[str, dict[str, Any]]  # run → metrics.json
+
+
+def read_results(runs: tuple[str, ...]) -> Results:
+    """The `metrics.json` of each run, by the run's name; a `UserError` for one that has not finished."""
+    results: Results = {}
+    for run in runs:
+        path = storage.join(run, "metrics.json")
+        if not storage.exists(path):
+            raise UserError(f"{run}: no metrics.json; the run is unfinished or this is not a run's folder")
+        name = run.rstrip("/").rpartition("/")[2]
+        results[run if name in results else name] = storage.read_json(path)
+    return results
+
+
+def rows_of(results: Results, metrics: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table: a row a domain, then macro and pooled; a column a run and metric."""
+    header = ["domain"] + [f"{run} {metric}" for run in results for metric in metrics]
+    first = next(iter(results.values()))["test"]
+    body = []
+    for domain in first:
+        cells = [results[run]["test"].get(domain, {}).get(metric) for run in results for metric in metrics]
+        body.append([domain] + ["-" if cell is None else f"{cell:.4f}" for cell in cells])
+    return header, body
+
+
+def rendered(
+    results: Results, metrics: tuple[str, ...], form: Literal["table", "markdown", "csv", "json"]
+) -> str | Table:
+    """The table in one of its forms."""
+    if form == "json":
+        return json.dumps(results, indent=1)
+    header, body = rows_of(results, metrics)
+    if form == "csv":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([header, *body])
+        return text.getvalue().rstrip()
+    if form == "markdown":
+        lines = [header, ["---"] * len(header), *body]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = Table(*header)
+    for line in body:
+        table.add_row(*line)
+    return table

@@ -1,0 +1,56 @@
+"""Scoring a slice and measuring it, over all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mdr_dist.batch import Batch, world_size
+from mdr_dist.data.source import Source
+from mdr_dist.eval.metrics import RankCollector
+from mdr_dist.methods.base import Method
+from mdr_dist.stage import Slice
+
+Lookup = Callable[[Batch], Mapping[str, Tensor]]
+
+
+@torch.no_grad()
+def evaluate(method: Method, lookup: Lookup, source: Source, slice_: Slice, *, device: torch.device) -> dict[str, Any]:
+    """Metrics of a slice: `{"<domain>": {...}, "macro": {...}, "pooled": {...}}`, the same in every process.
+
+    Exact: every process's scores are gathered, so the figures do not depend on how rows fell to processes.
+    """
+    schema = method.schema
+    collector = RankCollector()
+    training = method.training
+    method.eval()
+    for batch in source.sweep(slice_):
+        moved = batch.to(device)
+        score = method.score(lookup(moved), moved)
+        real = batch.weight > 0
+        truth = batch.labels[schema.truth][real].numpy() if schema.truth else None
+        collector.add(
+            score.float().cpu()[real].numpy(),
+            batch.label[real].numpy(),
+            domain=batch.domain[real].numpy(),
+            user_key=batch.user_key[real].numpy(),
+            truth=truth,
+        )
+    method.train(training)
+    return _shared(collector, schema.domains)
+
+
+def _shared(collector: RankCollector, domains: tuple[str, ...]) -> dict[str, Any]:
+    if world_size() == 1:
+        return collector.result(domains)
+    states: list[Any] = [None] * world_size() if dist.get_rank() == 0 else []
+    dist.gather_object(collector.state(), states if dist.get_rank() == 0 else None)
+    result: list[Any] = [None]
+    if dist.get_rank() == 0:
+        result = [RankCollector.merge(states).result(domains)]
+    dist.broadcast_object_list(result)
+    return result[0]

@@ -1,0 +1,1 @@
+"""Running stages: step, update, trainer, one run."""

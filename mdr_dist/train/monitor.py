@@ -1,0 +1,111 @@
+"""What a run says while it goes: events, `progress.json`, and lines for a person."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mdr_dist import storage
+from mdr_dist.batch import world_size
+from mdr_dist.checkpoint.checkpoint import is_first
+from mdr_dist.events import Events
+from mdr_dist.stage import Stage
+from mdr_dist.train.progress import Progress
+
+
+class Monitor:
+    """Collects losses and rates; process 0 writes them below `lane` and passes each line to `echo`.
+
+    Losses are averaged over processes and over the steps since the last report.
+    """
+
+    def __init__(self, lane: str, *, echo: Callable[[str], None] | None = None, every: int = 50) -> None:
+        self._lane, self._every = lane, every
+        self._events = Events(storage.join(lane, "events.jsonl")) if is_first() else None
+        self._echo = echo if is_first() else None
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._rows = 0
+        self._mark = time.monotonic()
+        self._stage, self._steps, self._label = "", 0, ""
+        self.rows_total, self.seconds_total = 0, 0.0
+
+    def start_epoch(self, stage: Stage, *, steps: int) -> None:
+        """An epoch begins, or is taken up again."""
+        self._stage, self._steps = stage.name, steps
+        self._mark = time.monotonic()
+
+    def step(self, progress: Progress, losses: dict[str, Tensor], *, rows: int) -> None:
+        """A step was taken."""
+        for name, loss in losses.items():
+            self._sums[name] = self._sums[name] + loss if name in self._sums else loss.clone()
+        self._count += 1
+        self._rows += rows
+        if self._count >= self._every or progress.step >= self._steps:
+            self._report(progress)
+
+    def validated(self, stage: Stage, progress: Progress, metrics: dict[str, Any]) -> None:
+        """The validation split was measured."""
+        self._write({"kind": "validate", "stage": stage.name, "metrics": metrics, **_place(progress)})
+
+    def started(self, progress: Progress) -> None:
+        """The run starts, or goes on from a checkpoint."""
+        self._write({"kind": "start", "workers": world_size(), **_place(progress)})
+
+    def saved(self, progress: Progress) -> None:
+        """A checkpoint was written."""
+        self._write({"kind": "checkpoint", "total": progress.total})
+
+    def close(self) -> None:
+        """Make everything readable."""
+        if self._events:
+            self._events.flush()
+
+    def _report(self, progress: Progress) -> None:
+        names = sorted(self._sums)
+        means = torch.stack([self._sums[name].detach() for name in names]) / self._count
+        if world_size() > 1:
+            dist.all_reduce(means)
+            means /= world_size()
+        seconds = max(time.monotonic() - self._mark, 1e-9)
+        self.rows_total += self._rows
+        self.seconds_total += seconds
+        losses = dict(zip(names, means.tolist(), strict=True))
+        left = (self._steps - progress.step) * seconds / self._count
+        now = {"kind": "step", "stage": self._stage, **_place(progress), "steps": self._steps, "losses": losses}
+        now |= {"rows_per_second": round(self._rows / seconds, 1), "epoch_seconds_left": round(left, 1)}
+        self._write(now)
+        if is_first():
+            storage.write_json(storage.join(self._lane, "progress.json"), {**now, "time": time.time()})
+        self._sums, self._count, self._rows, self._mark = {}, 0, 0, time.monotonic()
+
+    def _write(self, event: dict[str, Any]) -> None:
+        if self._events:
+            self._events.write(event)
+        line = line_of(event)
+        if self._echo and line:
+            self._echo(line)
+
+
+def line_of(event: dict[str, Any]) -> str:
+    """An event as a person reads it; empty for those not worth a line."""
+    if event["kind"] == "step":
+        losses = "  ".join(f"{name} {value:.4f}" for name, value in event["losses"].items())
+        return (
+            f"{event['stage']} epoch {event['epoch'] + 1} step {event['step']}/{event['steps']}  {losses}  "
+            f"{event['rows_per_second']:,.0f} rows/s  {event['epoch_seconds_left']:.0f} s left in the epoch"
+        )
+    if event["kind"] == "validate":
+        measured = {name: values.get("auc") for name, values in event["metrics"].items()}
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in measured.items() if value is not None)
+        return f"{event['stage']} epoch {event['epoch']} validation auc  {shown}"
+    return ""
+
+
+def _place(progress: Progress) -> dict[str, int]:
+    return {"epoch": progress.epoch, "step": progress.step, "total": progress.total}

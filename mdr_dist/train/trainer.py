@@ -1,0 +1,189 @@
+"""Runs stages in order. Knows no method by name, and starts always as a resume.
+
+The order of data is a function of (seed, stage, epoch) and its place a number, random draws of a step a function of
+the step: so three integers, the tables and the dense state are all there is to save.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdr_dist.batch import Batch, world_size
+from mdr_dist.checkpoint.checkpoint import Checkpoints
+from mdr_dist.config import TrainConfig
+from mdr_dist.data.source import Source
+from mdr_dist.errors import Stopped, UserError
+from mdr_dist.eval.evaluate import evaluate
+from mdr_dist.methods.base import Method
+from mdr_dist.stage import Slice, Stage
+from mdr_dist.tables import Tables
+from mdr_dist.train.dense import DenseOptimizers
+from mdr_dist.train.monitor import Monitor
+from mdr_dist.train.progress import Progress
+from mdr_dist.train.step import train_step
+
+ERRORS = frozenset({"logloss", "mse", "rmse", "mae"})  # metrics that are better when lower
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Everything a lane needs, in one process of its group. `identity` says whose checkpoints these are."""
+
+    method: Method
+    tables: Tables
+    source: Source
+    checkpoints: Checkpoints
+    monitor: Monitor
+    stages: tuple[Stage, ...]
+    config: TrainConfig
+    make_dense: Callable[[Stage], DenseOptimizers]
+    device: torch.device
+    identity: dict[str, str]
+
+    def __post_init__(self) -> None:
+        self.progress = Progress()
+        self._asked_to_stop = False
+        self._saved_at = time.monotonic()
+
+    def run(self) -> None:
+        """Run what is left of the stages."""
+        signal_before = self._listen()
+        try:
+            resumed = self.restore(self.checkpoints.latest())
+            self.monitor.started(self.progress)
+            for index in range(self.progress.stage, len(self.stages)):
+                stage = self.stages[index]
+                dense = self._enter(stage, saved=resumed)
+                resumed = {}
+                self._epochs(stage, dense)
+                self._leave(stage, dense)
+        finally:
+            self.monitor.close()
+            if signal_before is not None:
+                signal.signal(signal.SIGTERM, signal_before)
+
+    def restore(self, number: int | None) -> dict[str, Tensor]:
+        """Take up a checkpoint; return the dense optimizer state for the stage it stands in."""
+        if number is None:
+            return {}
+        saved = self.checkpoints.progress(number)
+        for key, mine in self.identity.items():
+            if saved["identity"][key] != mine:
+                theirs = saved["identity"][key]
+                raise UserError(
+                    f"{self.checkpoints.folder(number)}: checkpoint of {key} {theirs[:64]}, but this job's {key} is "
+                    f"{mine[:64]}; choose another run name"
+                )
+        dense = self.checkpoints.dense(number)
+        self.method.load_state_dict({n[6:]: t for n, t in dense.items() if n.startswith("model/")})
+        self.tables.load(lambda state: self.checkpoints.load_tables(number, state))
+        self.progress = Progress.from_json(saved["progress"])
+        return {name[10:]: tensor for name, tensor in dense.items() if name.startswith("optimizer/")}
+
+    def save(self, dense: DenseOptimizers | None) -> None:
+        """Write a checkpoint of this moment."""
+        tensors = {f"model/{n}": t for n, t in self.method.state_dict().items()}
+        tensors |= {f"optimizer/{n}": t for n, t in (dense.state() if dense else {}).items()}
+        progress = {"identity": self.identity, "world": world_size(), "progress": self.progress.to_json()}
+        self.checkpoints.save(self.progress.total, tables=self.tables.state(), dense=tensors, progress=progress)
+        self.checkpoints.prune(self.config.keep, also=self.progress.best_at)
+        self._saved_at = time.monotonic()
+        self.monitor.saved(self.progress)
+
+    def _enter(self, stage: Stage, *, saved: dict[str, Tensor]) -> DenseOptimizers:
+        if not (self.progress.epoch or self.progress.step):
+            for operation in stage.before:
+                operation(self.tables)
+        self.tables.start_stage(stage)
+        dense = self.make_dense(stage)
+        dense.load_state(saved)
+        return dense
+
+    def _epochs(self, stage: Stage, dense: DenseOptimizers) -> None:
+        epochs = stage.until.epochs or self.config.epochs
+        patience = self.config.patience if stage.until.patience is None else stage.until.patience
+        while self.progress.epoch < epochs and not (patience and self.progress.stale >= patience):
+            self._epoch(stage, dense)
+            self.progress = replace(self.progress, epoch=self.progress.epoch + 1, step=0)
+            if self.config.eval_epochs and self.progress.epoch % self.config.eval_epochs == 0:
+                self._validate(stage, dense, patience=patience)
+
+    def _epoch(self, stage: Stage, dense: DenseOptimizers) -> None:
+        start = self.progress.step
+        self.monitor.start_epoch(stage, steps=self.source.steps(stage.data))
+        batches = self.source.batches(stage.data, stage=stage.name, epoch=self.progress.epoch, start=start)
+        for step, batch in enumerate(batches, start):
+            losses = self._step(stage, batch, dense)
+            self.progress = replace(self.progress, step=step + 1, total=self.progress.total + 1)
+            self.monitor.step(self.progress, losses, rows=batch.count)
+            self._maybe_save(dense)
+
+    def _step(self, stage: Stage, batch: Batch, dense: DenseOptimizers) -> dict[str, Tensor]:
+        torch.manual_seed(batch.seed)  # dropout: a function of the step, so that a resumed run draws the same
+        try:
+            return train_step(self.tables, stage, batch.to(self.device), dense=dense)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{error} at epoch {self.progress.epoch}, step {self.progress.step}") from None
+
+    def _maybe_save(self, dense: DenseOptimizers) -> None:
+        due = bool(self.config.save_steps) and self.progress.total % self.config.save_steps == 0
+        timed = self.config.save_minutes and time.monotonic() - self._saved_at >= 60 * self.config.save_minutes
+        wanted = torch.tensor([int(bool(timed)), int(self._asked_to_stop)])
+        # clocks and signals differ between processes: process 0's decide, at every 16th step
+        if world_size() > 1 and self.progress.total % 16 == 0:
+            torch.distributed.broadcast(wanted, src=0)
+        elif world_size() > 1:
+            wanted.zero_()
+        if due or wanted.any():
+            self.save(dense)
+        if wanted[1]:
+            raise Stopped(f"stopped at step {self.progress.total} with a checkpoint; the same command goes on from it")
+
+    def _validate(self, stage: Stage, dense: DenseOptimizers, *, patience: int) -> None:
+        metrics = self.measure(stage.test or Slice(split="val"))
+        value = metrics["macro"].get(self.config.monitor)
+        if value is None:
+            known = ", ".join(sorted(metrics["macro"]))
+            raise UserError(f"train.monitor: no metric {self.config.monitor!r}; there are: {known}")
+        if self.config.monitor in ERRORS:
+            value = -value
+        better = value > self.progress.best
+        if better:
+            self.progress = replace(self.progress, best=value, best_at=self.progress.total, stale=0)
+        else:
+            self.progress = replace(self.progress, stale=self.progress.stale + 1)
+        self.monitor.validated(stage, self.progress, metrics)
+        if patience and better:
+            self.save(dense)
+
+    def measure(self, slice_: Slice) -> dict[str, Any]:
+        """Metrics of a slice with the state as it is."""
+        return evaluate(self.method, self.tables, self.source, slice_, device=self.device)
+
+    def _leave(self, stage: Stage, dense: DenseOptimizers) -> None:
+        patience = self.config.patience if stage.until.patience is None else stage.until.patience
+        total = self.progress.total
+        if patience and 0 <= self.progress.best_at < total:
+            dense.load_state(self.restore(self.progress.best_at))
+        for operation in stage.after:
+            operation(self.tables)
+        self.progress = Progress(stage=self.progress.stage + 1, total=total + 1)
+        self.save(None)
+
+    def _listen(self) -> Any:
+        """Turn SIGTERM into a checkpoint at the next step; only a main thread can."""
+
+        def stop(*_: object) -> None:
+            self._asked_to_stop = True
+
+        try:
+            return signal.signal(signal.SIGTERM, stop)
+        except ValueError:
+            return None

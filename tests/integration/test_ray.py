@@ -1,0 +1,139 @@
+"""Real Ray Train: a run through the command line, and the same bits after a worker or a save is killed.
+
+Every test starts its own Ray through `mdr train --workers` and leaves none behind.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from mdr_dist.config import Job
+from mdr_dist.data.synthetic import configure, synthesize
+from support.jobs import losses, same_bits, small_job, weights
+
+pytestmark = pytest.mark.slow
+STEPS_PER_SAVE = 5
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = str(tmp_path_factory.mktemp("data") / "tiny")
+    synthesize(path, configure("tiny", ()))
+    return path
+
+
+@pytest.fixture(scope="module")
+def job(dataset: str) -> Job:
+    # tables large enough for a save to last, so that it can be hit
+    method = {"dim": 64}
+    return small_job("crocodile", dataset, method=method, train={"save_steps": STEPS_PER_SAVE, "epochs": 3, "keep": 50})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job: Job, tmp_path_factory: pytest.TempPathFactory) -> str:
+    runs = tmp_path_factory.mktemp("undisturbed")
+    process = start(job, runs)
+    assert process.wait(timeout=240) == 0, process.stderr.read().decode() if process.stderr else ""
+    return str(runs / job.name)
+
+
+@pytest.fixture(autouse=True)
+def no_ray_left() -> Iterator[None]:
+    before = rays()
+    yield
+    deadline = time.monotonic() + 20
+    while rays() - before and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not rays() - before, "a test left Ray processes behind"
+
+
+def rays() -> set[int]:
+    names = ("raylet", "gcs_server")
+    return {p.pid for p in psutil.process_iter(["name"]) if p.info["name"] in names}
+
+
+def start(job: Job, runs: Path) -> subprocess.Popen[bytes]:
+    path = runs / "job.yaml"
+    path.write_text(yaml.safe_dump(job.model_dump(mode="json")))
+    command = [sys.executable, "-m", "mdr_dist", "train", str(path), "--runs", str(runs), "--workers", "2", "--quiet"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def workers(of: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The Ray Train workers below a driver."""
+    try:
+        below = psutil.Process(of.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    found = []
+    for process in below:
+        try:
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def killed_when(job: Job, runs: Path, moment: Callable[[Path], bool]) -> str:
+    """Run the job, kill -9 one worker at the moment, wait for the end; the run's folder."""
+    process = start(job, runs)
+    lane = runs / job.name / "lanes" / "main"
+    deadline = time.monotonic() + 120
+    victims: list[psutil.Process] = []
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail("the run ended before it could be disturbed")
+        victims = victims or workers(process)
+        if victims and moment(lane):
+            break
+        time.sleep(0.0005)
+    victim = random.Random(0).choice(victims)
+    os.kill(victim.pid, signal.SIGKILL)
+    assert process.wait(timeout=240) == 0, process.stderr.read().decode() if process.stderr else ""
+    attempts = {line for line in (lane / "events.jsonl").read_text().splitlines() if '"kind": "start"' in line}
+    assert len(attempts) == 2, "the group was not started again: the kill missed"
+    return str(runs / job.name)
+
+
+def unfinished_save(lane: Path) -> bool:
+    """Whether a save is between its first file and DONE (not the first save)."""
+    folders = sorted((lane / "checkpoints").glob("*"))
+    return len(folders) > 1 and any(folders[-1].iterdir()) and not (folders[-1] / "DONE").exists()
+
+
+def test_kill_at_a_random_step(job: Job, undisturbed: str, tmp_path: Path) -> None:
+    at = random.Random(1).randint(STEPS_PER_SAVE + 1, len(losses(undisturbed)) - 5)
+
+    def moment(lane: Path) -> bool:
+        events = lane / "events.jsonl"
+        return events.exists() and events.read_text().count('"kind": "step"') >= at
+
+    run = killed_when(job, tmp_path, moment)
+    assert same_bits(weights(run, job), weights(undisturbed, job))
+
+
+def test_kill_in_the_middle_of_a_save(job: Job, undisturbed: str, tmp_path: Path) -> None:
+    run = killed_when(job, tmp_path, unfinished_save)
+    assert same_bits(weights(run, job), weights(undisturbed, job))
+
+
+def test_more_workers_than_the_cluster(job: Job, tmp_path: Path) -> None:
+    big = job.model_copy(update={"launch": job.launch.model_copy(update={"cpus_per_worker": 1000.0})})
+    process = start(big, tmp_path)
+    assert process.wait(timeout=120) == 2
+    message = process.stderr.read().decode() if process.stderr else ""
+    assert "2000 CPUs" in message
+    assert "Traceback" not in message
+    assert not (tmp_path / job.name).exists()

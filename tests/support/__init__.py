@@ -1,0 +1,1 @@
+"""What several test folders share: process groups, small jobs, reading a run's weights."""

@@ -1,0 +1,125 @@
+"""Small jobs for every method, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mdr_dist.batch import world_size
+from mdr_dist.checkpoint.checkpoint import Checkpoints
+from mdr_dist.config import Job
+from mdr_dist.errors import Stopped
+from mdr_dist.tables import read_table
+from mdr_dist.train.run import LANE, build_trainer, check, open_run
+from mdr_dist.train.run import train as train_run
+from mdr_dist.train.step import train_step
+from mdr_dist.train.trainer import Trainer
+
+# sizes at which a contract test takes seconds; a method that is not here runs at its defaults
+SMALL: dict[str, dict[str, Any]] = {
+    "crocodile": {"dim": 4, "prior_dim": 4, "num_experts": 3, "experts": [16, 8], "towers": [8]},
+    "shared_bottom": {"dim": 4, "bottom": [16, 8], "towers": [8]},
+    "mmoe": {"dim": 4, "num_experts": 3, "experts": [16, 8], "gate": [8], "towers": [8]},
+}
+CPU = torch.device("cpu")
+
+
+def small_job(method: str, dataset: str, **sections: dict[str, Any]) -> Job:
+    """A job of a few seconds."""
+    value: dict[str, Any] = {
+        "name": f"{method}-test",
+        "data": {"path": dataset, "batch": 64},
+        "method": {"name": method, **SMALL.get(method, {})},
+        "tables": {"lr": 0.05},
+        "train": {"epochs": 2, "threads": 1, "log_steps": 1, "save_minutes": 0},
+    }
+    for section, keys in sections.items():
+        value[section] = {**value.get(section, {}), **keys}
+    return Job.model_validate(value)
+
+
+def train(job: Job, runs: str, *, stop_at: int = 0, evaluate_only: bool = False) -> str:
+    """Train in this process of its group; with `stop_at`, ask by SIGTERM to stop after that step. The run's folder."""
+    run = open_run(job, runs) if world_size() == 1 or torch.distributed.get_rank() == 0 else f"{runs}/{job.name}"
+    if world_size() > 1:
+        torch.distributed.barrier()
+    if not stop_at:
+        train_run(job, run, device=CPU)
+        return run
+    trainer = build_trainer(job, check(job), run, device=CPU)
+    step = trainer.monitor.step
+
+    def stopping(progress: Any, *args: Any, **kwargs: Any) -> None:
+        step(progress, *args, **kwargs)
+        if progress.total == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer.monitor.step = stopping
+    try:
+        trainer.run()
+    except Stopped:
+        return run
+    raise AssertionError("the run was not stopped")
+
+
+def weights(run: str, job: Job) -> dict[str, Tensor]:
+    """Every table and dense tensor of a run's newest checkpoint."""
+    checkpoints = Checkpoints(f"{run}/{LANE}/checkpoints")
+    number = checkpoints.numbers()[-1]
+    tables = check(job).method.tables()
+    state = {f"tables/{spec.name}": read_table(checkpoints.folder(number), spec) for spec in tables}
+    return state | checkpoints.dense(number)
+
+
+def losses(run: str) -> list[dict[str, float]]:
+    """The losses of every step, in order."""
+    events = [json.loads(line) for line in (Path(run) / LANE / "events.jsonl").read_text().splitlines()]
+    return [event["losses"] for event in events if event["kind"] == "step"]
+
+
+def largest_gap(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
+    """The largest absolute difference; infinite where names or shapes differ."""
+    if one.keys() != two.keys() or any(one[n].shape != two[n].shape for n in one):
+        return float("inf")
+    return max(float((one[name].double() - two[name].double()).abs().max()) for name in one)
+
+
+def same_bits(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    """Whether everything is equal bit for bit."""
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def fixed_steps(trainer: Trainer, steps: int) -> list[dict[str, float]]:
+    """The first `steps` steps of the first stage; the losses of each, averaged over processes."""
+    stage = trainer.stages[0]
+    trainer.tables.start_stage(stage)
+    dense = trainer.make_dense(stage)
+    taken: list[dict[str, float]] = []
+    for epoch in range(steps):
+        for batch in trainer.source.batches(stage.data, stage=stage.name, epoch=epoch):
+            if len(taken) == steps:
+                return taken
+            torch.manual_seed(batch.seed)
+            shares = train_step(trainer.tables, stage, batch, dense=dense)
+            taken.append({name: float(batch.total(share) / world_size()) for name, share in shares.items()})
+    return taken
+
+
+def full_table(tables: Any, name: str) -> Tensor:
+    """A whole table, put together from every process's shards."""
+    spec = tables.specs[name]
+    own = [(shard.tensor.detach().cpu().clone(), shard.row_start, shard.col_start) for shard in tables.shards(name)]
+    parts: list[Any] = [own]
+    if world_size() > 1:
+        parts = [None] * world_size()
+        torch.distributed.all_gather_object(parts, own)
+    full = torch.full((spec.rows, spec.dim), float("nan"))
+    for tensor, row, column in (piece for pieces in parts for piece in pieces):
+        full[row : row + tensor.shape[0], column : column + tensor.shape[1]] = tensor
+    return full
