@@ -138,6 +138,10 @@ KEPT = {
     "three positional": ("mdr_dist/train/a.py", "def f(a, b, c): ...\ndef g(a, b, *, c, d): ...\n"),
     "cls does not count": ("mdr_dist/train/a.py", "class A:\n    @classmethod\n    def f(cls, a, b, *, c, d): ...\n"),
     "inner functions are not public": ("mdr_dist/train/a.py", "def f():\n    def g(a, b, c, d): ...\n"),
+    "an oracle's loops": (
+        "tests/test_a.py",
+        DEEP + "if a:\n    if b:\n        if c:\n            if d:\n                e()\n",
+    ),
     "fixtures are positional": ("tests/test_a.py", "def test_f(a, b, c, d, e, f): ...\n"),
     "frozen defaults": ("mdr_dist/train/a.py", "@a.b\ndef f(a=(), *, b=None, c=frozenset(), d=e.set(), g): ...\n"),
     "other words": ("mdr_dist/eval/a.py", "def predict(items, domain_embedding):\n    pred = emb = 1\n"),
