@@ -50,6 +50,7 @@ def synth(  # noqa: PLR0913
 def prepare(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe: jobs/<dataset>/prepare.yaml.")],
     path: Annotated[str, typer.Argument(metavar="OUT", help="The new data set's folder.")],
+    *,
     raw: Annotated[str, typer.Option(help="Folder of the raw files; else $MDR_DATA/<dataset>.")] = "",
     workers: Annotated[int, typer.Option(help="Ray workers; 0: in this process.")] = 0,
 ) -> None:
@@ -70,6 +71,7 @@ def inspect(path: Annotated[str, typer.Argument(metavar="DATASET")]) -> None:
 @app.command()
 def plan(
     job: Annotated[str, typer.Argument(metavar="JOB.yaml")],
+    *,
     settings: Settings = None,
     world_size: Annotated[int, typer.Option(help="Workers to plan for.")] = 1,
     device: Annotated[Literal["cpu", "cuda"], typer.Option()] = "cpu",
@@ -94,6 +96,7 @@ def plan(
 @app.command()
 def train(
     job: Annotated[str, typer.Argument(metavar="JOB.yaml")],
+    *,
     settings: Settings = None,
     runs: Annotated[str, typer.Option(help="Folder of runs, local or s3://.")] = "",
     workers: Annotated[int, typer.Option(help="Ray Train workers; 0: in this process.")] = -1,
@@ -135,6 +138,7 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
 @app.command()
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or an export.")],
+    *,
     dataset: Annotated[str, typer.Option(help="Another data set with the same schema.")] = "",
     split: Annotated[str, typer.Option()] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
