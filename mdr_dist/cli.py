@@ -42,8 +42,8 @@ def synth(  # noqa: PLR0913
     named = {"users": users, "items": items, "domains": domains, "rows": rows, "features": features}
     named |= {"conflict": conflict, "seed": seed}
     flags = tuple(f"{key}={value}" for key, value in named.items() if value is not None)
-    report = synthesize(path, configure(preset, flags + tuple(settings or ())))
-    _show_report(path, report)
+    synthesize(path, configure(preset, flags + tuple(settings or ())))
+    _show_rows(path)
 
 
 @app.command()
@@ -57,7 +57,8 @@ def prepare(
     """Turn raw logs into a data set."""
     from mdr_dist.data.prepare import prepare as run_prepare
 
-    _show_report(path, run_prepare(recipe, path, raw=raw, workers=workers))
+    run_prepare(recipe, path, raw=raw, workers=workers)
+    _show_rows(path)
 
 
 @app.command()
@@ -198,9 +199,15 @@ def _cell(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _show_report(path: str, report: dict[str, Any]) -> None:
-    out.print_json(data=report)
-    out.print(f"data set: {path}")
+def _show_rows(path: str) -> None:
+    from mdr_dist.data.layout import read_schema
+
+    schema = read_schema(path)
+    table = Table("domain", *schema.rows, title=f"{schema.name}: rows by domain and split")
+    for domain in schema.domains:
+        table.add_row(domain, *(f"{rows.get(domain, 0):,}" for rows in schema.rows.values()))
+    out.print(table)
+    out.print(f"data set: {path}  (what was kept and dropped: {path}/report.json)")
 
 
 def _echo(line: str) -> None:
