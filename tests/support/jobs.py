@@ -30,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
 CPU = torch.device("cpu")
 
 
-def small_job(method: str, dataset: str, **sections: dict[str, Any]) -> Job:
+def small_job(method: str, dataset: str, /, **sections: dict[str, Any]) -> Job:
     """A job of a few seconds."""
     value: dict[str, Any] = {
         "name": f"{method}-test",
