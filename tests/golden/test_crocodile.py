@@ -274,6 +274,13 @@ def test_tables_are_m_sets_and_a_prior() -> None:
     ]
 
 
+def test_the_paper_s_gate_is_one_matrix_a_domain() -> None:
+    gate = {name: value.shape for name, value in arrays(build(SMALL)).items() if name.startswith("gate")}
+    assert gate == {"gate.map.layers.0.weight": (3, 3 * 3, M * D)}  # domains, prior widths, experts by dimensions
+    per_expert = arrays(build({**SMALL, "gate": "pg"}))["gate.map.layers.0.weight"]
+    assert per_expert.shape == (3, 3 * 3, M)
+
+
 def test_losses_of_weight_0_are_left_out() -> None:
     model, rows, batch = case(alpha=0, l2=0)
     assert set(model.losses(rows, batch)) == {"bce"}
