@@ -24,29 +24,41 @@ def _about() -> None:
 
 
 @app.command()
-def synth(
+def synth(  # noqa: PLR0913
     path: Annotated[str, typer.Argument(metavar="OUT", help="The new data set's folder.")],
     preset: Annotated[str, typer.Option(help="tiny, conflicting or large.")] = "conflicting",
+    users: Annotated[int | None, typer.Option(help="Users.")] = None,
+    items: Annotated[int | None, typer.Option(help="Items of a domain.")] = None,
+    domains: Annotated[int | None, typer.Option(help="Domains.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Training rows over all domains.")] = None,
+    features: Annotated[int | None, typer.Option(help="Id features beside the domain.")] = None,
+    conflict: Annotated[float | None, typer.Option(help="How far tastes oppose between domains, 0 to 1.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
     settings: Settings = None,
-) -> None:
+) -> None:  # budget: one parameter a flag
     """Make a data set with planted structure, of which the best possible AUC is known."""
     from mdr_dist.data.synthetic import configure, synthesize
 
-    report = synthesize(path, configure(preset, tuple(settings or ())))
-    _show_report(path, report)
+    named = {"users": users, "items": items, "domains": domains, "rows": rows, "features": features}
+    named |= {"conflict": conflict, "seed": seed}
+    flags = tuple(f"{key}={value}" for key, value in named.items() if value is not None)
+    synthesize(path, configure(preset, flags + tuple(settings or ())))
+    _show_rows(path)
 
 
 @app.command()
 def prepare(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe: jobs/<dataset>/prepare.yaml.")],
     path: Annotated[str, typer.Argument(metavar="OUT", help="The new data set's folder.")],
+    *,
     raw: Annotated[str, typer.Option(help="Folder of the raw files; else $MDR_DATA/<dataset>.")] = "",
     workers: Annotated[int, typer.Option(help="Ray workers; 0: in this process.")] = 0,
 ) -> None:
     """Turn raw logs into a data set."""
     from mdr_dist.data.prepare import prepare as run_prepare
 
-    _show_report(path, run_prepare(recipe, path, raw=raw, workers=workers))
+    run_prepare(recipe, path, raw=raw, workers=workers)
+    _show_rows(path)
 
 
 @app.command()
@@ -60,6 +72,7 @@ def inspect(path: Annotated[str, typer.Argument(metavar="DATASET")]) -> None:
 @app.command()
 def plan(
     job: Annotated[str, typer.Argument(metavar="JOB.yaml")],
+    *,
     settings: Settings = None,
     world_size: Annotated[int, typer.Option(help="Workers to plan for.")] = 1,
     device: Annotated[Literal["cpu", "cuda"], typer.Option()] = "cpu",
@@ -84,6 +97,7 @@ def plan(
 @app.command()
 def train(
     job: Annotated[str, typer.Argument(metavar="JOB.yaml")],
+    *,
     settings: Settings = None,
     runs: Annotated[str, typer.Option(help="Folder of runs, local or s3://.")] = "",
     workers: Annotated[int, typer.Option(help="Ray Train workers; 0: in this process.")] = -1,
@@ -125,6 +139,7 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
 @app.command()
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or an export.")],
+    *,
     dataset: Annotated[str, typer.Option(help="Another data set with the same schema.")] = "",
     split: Annotated[str, typer.Option()] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -184,9 +199,15 @@ def _cell(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _show_report(path: str, report: dict[str, Any]) -> None:
-    out.print_json(data=report)
-    out.print(f"data set: {path}")
+def _show_rows(path: str) -> None:
+    from mdr_dist.data.layout import read_schema
+
+    schema = read_schema(path)
+    table = Table("domain", *schema.rows, title=f"{schema.name}: rows by domain and split")
+    for domain in schema.domains:
+        table.add_row(domain, *(f"{rows.get(domain, 0):,}" for rows in schema.rows.values()))
+    out.print(table)
+    out.print(f"data set: {path}  (what was kept and dropped: {path}/report.json)")
 
 
 def _echo(line: str) -> None:

@@ -149,9 +149,10 @@ class NewDataset:
         fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         pq.write_table(table, path, filesystem=fs, compression="zstd")
         digest = hashlib.sha256()
-        for batch in table.select([c for c in ("id", "key", "domain") if c in table.column_names]).to_batches(1 << 20):
-            for column in batch.columns:
-                digest.update(b"\x1e".join(str(value).encode() for value in column.to_pylist()))
+        for name in [c for c in ("id", "key", "domain") if c in table.column_names]:
+            for batch in table.select([name]).to_batches(1 << 20):  # how the table is chunked must not matter
+                digest.update(b"".join(str(value).encode() + b"\x1e" for value in batch.column(0).to_pylist()))
+            digest.update(b"\x1d")
         return digest.hexdigest()
 
     def commit(self, schema: Schema, shards: Iterable[Shard], report: dict[str, Any]) -> None:

@@ -1,0 +1,169 @@
+"""Shards read by row group: the data set's index, and a bounded cache of what was decoded."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from mdr_dist import storage
+from mdr_dist.data.columns import Columns, Layout, decode
+from mdr_dist.data.layout import FILES, Shard, read_schema, read_shards
+from mdr_dist.errors import UserError
+from mdr_dist.schema import Schema
+
+_FOOTERS = 256  # shards whose footer stays parsed
+
+
+@dataclass(frozen=True)
+class Group:
+    """Row group `index` of a shard; `number` counts all row groups of the data set in path order."""
+
+    number: int
+    shard: Shard
+    index: int
+    rows: int
+    domain: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened data set: its schema and the index of its shards. No shard is read before it is needed."""
+
+    path: str
+    schema: Schema
+    shards: tuple[Shard, ...]
+
+    @classmethod
+    def open(cls, path: str) -> Dataset:
+        """The data set in a folder, local or `s3://`; a `UserError` if there is none."""
+        schema = read_schema(path)
+        try:
+            return cls(path, schema, read_shards(path))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{storage.join(path, FILES)}: not an index of shards: {error!r}") from error
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Every row group, each at its number."""
+        all_groups = ((shard, index, rows) for shard in self.shards for index, rows in enumerate(shard.row_groups))
+        domains = {name: self.schema.domain_index(name) for name in {shard.domain for shard in self.shards}}
+        return tuple(
+            Group(number, shard, index, rows, domains[shard.domain])
+            for number, (shard, index, rows) in enumerate(all_groups)
+        )
+
+    def select(self, split: str, *, domains: tuple[int, ...], period: int | None) -> tuple[Group, ...]:
+        """The row groups of a split, of some domains and one period (`None`: all), in path order."""
+        return tuple(
+            group
+            for group in self.groups
+            if group.shard.split == split
+            and group.domain in domains
+            and period in (None, group.shard.period)
+            and group.rows > 0
+        )
+
+
+class Reader:
+    """Reads row groups of a data set; decoded ones are kept up to `max_bytes`, the longest unused going first.
+
+    Safe to use from several threads. Every method raises `UserError` that names the shard and the row group if the
+    file is missing, truncated, corrupt, or not what the index says.
+    """
+
+    def __init__(self, dataset: Dataset, *, max_bytes: int = 0) -> None:
+        self.dataset, self.layout = dataset, Layout(dataset.schema)
+        self._fs, self._root = storage.filesystem(dataset.path)
+        self._lock = threading.Lock()
+        self._footers: OrderedDict[str, pq.FileMetaData] = OrderedDict()
+        self._decoded: OrderedDict[int, Columns] = OrderedDict()
+        self._bytes, self._max_bytes = 0, max_bytes
+
+    def columns(self, group: Group, *, keep: bool = True) -> Columns:
+        """A row group, decoded and checked. With `keep=False` it drives nothing else out of the cache."""
+        with self._lock:
+            if group.number in self._decoded:
+                self._decoded.move_to_end(group.number)
+                return self._decoded[group.number]
+        table = self.table(group, list(self.layout.types))
+        columns = decode(table, self.layout, domain=group.domain, where=self.where(group))
+        self._keep(group.number, columns, evict=keep)
+        return columns
+
+    def table(self, group: Group, names: list[str]) -> pa.Table:
+        """Some columns of a row group as they are stored; a name that the shard lacks is left out."""
+        with self._reading(group):
+            source, size = self._open(group.shard)
+            with source:
+                self._check_size(group, size)
+                with self._lock:
+                    footer = self._footers.get(group.shard.path)
+                file = pq.ParquetFile(source, metadata=footer, pre_buffer=True)
+                self._check_footer(group, file.metadata)
+                # one thread: the prefetching one. Decoding outruns training many times over as it is.
+                return file.read_row_group(group.index, columns=names, use_threads=False)
+
+    def where(self, group: Group) -> str:
+        """A row group as messages name it."""
+        return f"{storage.join(self.dataset.path, group.shard.path)}: row group {group.index}"
+
+    def _open(self, shard: Shard) -> tuple[Any, int]:
+        path = storage.join(self._root, shard.path)
+        if isinstance(self._fs, LocalFileSystem):  # not mapped to memory: a file cut short would kill the process
+            file = pa.OSFile(path)
+            return file, file.size()
+        remote = self._fs.open(path, "rb", cache_type="none")
+        return remote, int(remote.size)  # type: ignore[attr-defined]
+
+    @contextmanager
+    def _reading(self, group: Group) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{self.where(group)}: the file is gone; restore it or prepare the data set again"
+            ) from error
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(f"{self.where(group)}: cannot be read: {reason}") from error
+
+    def _check_size(self, group: Group, size: int) -> None:
+        if size != group.shard.bytes:
+            raise UserError(
+                f"{self.where(group)}: the file has {size} bytes, {FILES} says {group.shard.bytes}: "
+                "truncated or replaced; restore it or prepare the data set again"
+            )
+
+    def _check_footer(self, group: Group, footer: pq.FileMetaData) -> None:
+        with self._lock:
+            if group.shard.path in self._footers:
+                self._footers.move_to_end(group.shard.path)
+                return
+        rows = tuple(footer.row_group(index).num_rows for index in range(footer.num_row_groups))
+        if rows != group.shard.row_groups or footer.num_rows != group.shard.rows:
+            raise UserError(
+                f"{self.where(group)}: the file holds {footer.num_rows} rows in {len(rows)} row groups, {FILES} says "
+                f"{group.shard.rows} in {len(group.shard.row_groups)}; restore it or prepare the data set again"
+            )
+        with self._lock:
+            self._footers[group.shard.path] = footer
+            if len(self._footers) > _FOOTERS:
+                self._footers.popitem(last=False)
+
+    def _keep(self, number: int, columns: Columns, *, evict: bool) -> None:
+        with self._lock:
+            if number in self._decoded or (not evict and self._bytes + columns.bytes > self._max_bytes):
+                return
+            self._decoded[number] = columns
+            self._bytes += columns.bytes
+            while self._bytes > self._max_bytes:
+                self._bytes -= self._decoded.popitem(last=False)[1].bytes

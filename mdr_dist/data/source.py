@@ -1,0 +1,200 @@
+"""Batches of a data set: what one worker reads, in an order that does not depend on how many workers there are.
+
+Shape letters: B rows of this process, V streams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from mdr_dist.batch import Batch
+from mdr_dist.config import DataConfig
+from mdr_dist.data.collate import Pick, collate
+from mdr_dist.data.columns import Array, Columns
+from mdr_dist.data.negatives import Negatives, uniforms
+from mdr_dist.data.order import Ints, Order, Plan, count_streams, dealt, permutation, seed_of, stratified
+from mdr_dist.data.prefetch import prefetch
+from mdr_dist.data.reader import Dataset, Group, Reader
+from mdr_dist.errors import UserError
+from mdr_dist.stage import Slice
+
+__all__ = ["Dataset", "Source"]
+
+
+class Source:
+    """One worker's reader of a data set; `rank` of `world` workers that each read their own streams.
+
+    All workers get equally many batches of equally many rows. Decoded row groups stay in memory from epoch to epoch
+    up to `data.cache_mb`, besides the one row group that each stream stands in (one of each domain where domains
+    take turns).
+    """
+
+    def __init__(self, dataset: Dataset, data: DataConfig, *, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.dataset, self._data, self._seed, self._rank, self._world = dataset, data, seed, rank, world
+        self._streams = count_streams(data.batch, data.streams)
+        if world > self._streams:
+            raise UserError(
+                f"data.streams: {self._streams} streams cannot feed {world} workers; "
+                f"set it to a divisor of data.batch {data.batch} that is at least {world}"
+            )
+        self._slots, self._share = -(-self._streams // world), data.batch // self._streams
+        self.reader = Reader(dataset, max_bytes=data.cache_mb << 20)
+        self._negatives: dict[tuple[int, int | None], Negatives] = {}
+
+    def rows(self, slice: Slice) -> int:
+        """Rows of the slice over all workers; a `UserError` if there are none."""
+        return sum(group.rows for group in self._select(slice, strict=False))
+
+    def steps(self, slice: Slice) -> int:
+        """Batches of a training epoch; a `UserError` if the slice cannot be trained on."""
+        return self._plan(slice, "", 0).steps
+
+    def batches(self, slice: Slice, *, stage: str, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """An epoch in training order from batch `start` on: every row once, shuffled by (seed, stage, epoch).
+
+        `start` costs what the first batch costs: nothing before it is read. A wrong slice raises at once; what is
+        wrong with a shard raises at the batch that needs it.
+        """
+        plan, key = self._plan(slice, stage, epoch), ("epoch", self._seed, stage, epoch)
+        self._open_negatives(slice)
+        return prefetch(self._read(plan, slice, key=key, start=start, shuffle=True), self._data.prefetch)
+
+    def sweep(self, slice: Slice) -> Iterator[Batch]:
+        """Every row of the slice once, in on-disk order, each worker over its own stretch; for evaluation.
+
+        Batches have the shape that `batches` gives them. Domains are read one after the other whatever `slice.mix` is,
+        and a slice that names none covers those that have rows.
+        """
+        groups = self._select(slice, strict=False)
+        order = Order(_numbers(groups), _sizes(groups), streams=self._world, share=self._slots * self._share)
+        self._open_negatives(slice)
+        items = self._read(Plan((order,)), slice, key=("sweep", self._seed), start=0, shuffle=False)
+        return prefetch(items, self._data.prefetch)
+
+    def _select(self, slice: Slice, *, strict: bool) -> tuple[Group, ...]:
+        """The slice's row groups; every domain must have rows if domains are named, or if `strict`."""
+        schema, where = self.dataset.schema, f"split {slice.split} of data set {self.dataset.path}"
+        where += "" if slice.period is None else f", period {slice.period}"
+        domains = slice.domains
+        if domains is None and self._data.domains:
+            domains = tuple(map(schema.domain_index, self._data.domains))
+        named, domains = domains is not None, domains or tuple(range(len(schema.domains)))
+        if beyond := [k for k in domains if not 0 <= k < len(schema.domains)]:
+            raise UserError(f"there is no domain number {beyond[0]} in data set {self.dataset.path}")
+        groups = self.dataset.select(slice.split, domains=domains, period=slice.period)
+        missing = set(domains) - {group.domain for group in groups}
+        if missing and (named or strict or not groups):
+            name = schema.domains[min(missing)]
+            raise UserError(f"domain {name} has no rows in {where}; data.domains says which domains are read")
+        return groups
+
+    def _plan(self, slice: Slice, stage: str, epoch: int) -> Plan:
+        groups = self._select(slice, strict=True)
+        rows = sum(group.rows for group in groups)
+        if rows < self._data.batch:
+            raise UserError(
+                f"split {slice.split} of data set {self.dataset.path} has {rows} rows for this stage, fewer than one "
+                f"batch of {self._data.batch}: lower data.batch to at most {rows}"
+            )
+        parts = [groups]
+        if slice.mix == "alternate":
+            parts = [tuple(g for g in groups if g.domain == k) for k in sorted({g.domain for g in groups})]
+        orders: list[Order] = []
+        for part in parts:
+            sizes, domains = _sizes(part), np.array([group.domain for group in part])
+            placed = stratified(sizes, domains, self._seed, stage, epoch)
+            placed = placed[dealt(sizes[placed], self._streams)]
+            first = sum(order.rows for order in orders)
+            orders.append(Order(_numbers(part)[placed], sizes[placed], self._streams, self._share, first))
+        return Plan(tuple(orders))
+
+    def _open_negatives(self, slice: Slice) -> None:
+        for domain in {group.domain for group in self._select(slice, strict=False)} if slice.negatives else ():
+            if (domain, slice.period) not in self._negatives:
+                self._negatives[domain, slice.period] = Negatives.open(self.reader, domain=domain, period=slice.period)
+
+    def _read(
+        self, plan: Plan, slice: Slice, *, key: tuple[str | int, ...], start: int, shuffle: bool
+    ) -> Generator[Batch, None, None]:
+        opened = _Opened(self.reader, linger=len(plan.orders), key=key if shuffle else None)
+        for step in range(start, plan.steps):
+            order, number = plan.turn(step)
+            batch, place = self._batch(order, number, opened=opened, seed=seed_of(*key, step))
+            yield self._with_negatives(batch, place, slice=slice, seed=seed_of("negatives", *key))
+            opened.close_unused()
+
+    def _batch(self, order: Order, number: int, *, opened: _Opened, seed: int) -> tuple[Batch, Array]:
+        """This worker's part of a batch: its streams one after the other, each padded to its share.
+
+        With it [B] the rows' places in the epoch, -1 for padding.
+        """
+        counts = order.counts(number)
+        before = np.cumsum(counts) - counts
+        mine = range(self._rank, order.streams, self._world)
+        position, place = np.full((2, self._slots * self._share), -1, dtype=np.int64)
+        picks: list[Pick] = []
+        for at, stream in zip(range(0, len(position), order.share), mine, strict=False):
+            real = np.arange(counts[stream])
+            position[at : at + len(real)] = before[stream] + real
+            place[at : at + len(real)] = order.first + order.start(number, stream) + real
+            for piece in order.pieces(number, stream):
+                columns, rows = opened.get(piece.group)
+                picks.append(Pick(columns, rows[piece.start : piece.stop], at))
+                at += piece.stop - piece.start  # noqa: PLW2901 the stream's next rows follow
+        count = int(counts.sum())
+        return collate(self.reader.layout, picks, position=position, count=count, seed=seed), place
+
+    def _with_negatives(self, batch: Batch, place: Array, *, slice: Slice, seed: int) -> Batch:
+        if slice.negatives == 0:
+            return batch
+        domain, item = batch.domain.numpy(), batch.ids[self.dataset.schema.item].numpy()
+        user_key, drawn = batch.user_key.numpy(), np.zeros((slice.negatives, len(batch)), dtype=np.int64)
+        for k in np.unique(domain[place >= 0]):
+            rows = np.flatnonzero((domain == k) & (place >= 0))
+            negatives = self._negatives[int(k), slice.period]
+            uniform = uniforms(place[rows], slice.negatives, seed)
+            drawn[:, rows] = negatives.draw(user_key[rows], item[rows], uniform)
+        named = {f"negative_{at}": torch.from_numpy(ids) for at, ids in enumerate(drawn)}
+        return replace(batch, ids={**batch.ids, **named})
+
+
+class _Opened:
+    """The row groups that streams stand in, each with the order in which its rows come.
+
+    A row group stays open for `linger` batches after its last use, so that domains that take turns find theirs again.
+    `key` shuffles the rows; without one they come as they are stored, and reading them disturbs no cache.
+    """
+
+    def __init__(self, reader: Reader, *, linger: int, key: tuple[str | int, ...] | None) -> None:
+        self._reader, self._linger, self._key = reader, linger, key
+        self._clock = 0
+        self._open: dict[int, tuple[Columns, Array]] = {}
+        self._used: dict[int, int] = {}
+
+    def get(self, number: int) -> tuple[Columns, Array]:
+        """A row group and the numbers of its rows in order."""
+        self._used[number] = self._clock
+        if number not in self._open:
+            columns = self._reader.columns(self._reader.dataset.groups[number], keep=self._key is not None)
+            size = len(columns)
+            rows = np.arange(size) if self._key is None else permutation(size, "rows", number, *self._key)
+            self._open[number] = columns, rows
+        return self._open[number]
+
+    def close_unused(self) -> None:
+        """Let go of what the last batches did not use."""
+        self._clock += 1
+        for number in [n for n, used in self._used.items() if used + self._linger < self._clock]:
+            del self._open[number], self._used[number]
+
+
+def _numbers(groups: tuple[Group, ...]) -> Ints:
+    return np.array([group.number for group in groups], dtype=np.int64)
+
+
+def _sizes(groups: tuple[Group, ...]) -> Ints:
+    return np.array([group.rows for group in groups], dtype=np.int64)

@@ -1,0 +1,110 @@
+"""What a synthetic data set looks like, and how large it is."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SPLITS = ("train", "val", "test")
+
+
+class SyntheticConfig(BaseModel):
+    """Size, shape and planted structure of a synthetic data set; `planted.py` gives the formula.
+
+    Size
+      users, items    entities; `items` counts one domain's. `shared_items`: every domain offers the same items;
+                      otherwise each has its own, in an id space of scope `domain`
+      domains, rows   `rows` counts training rows over all domains; domain k's share is ∝ (k+1)^-skew
+      val, test       rows of that split for each training row
+      features        id columns beside the domain: user, item, user_group, item_category, then user_1, item_1,
+                      context_1, user_2, …; user_j and item_j are quantiles of the j-th shared factor, noise once the
+                      factors are used up, and context_j is always noise. `levels` values each
+    Who meets what
+      overlap         share of users active in all domains; the others stay in one
+      user_zipf, item_zipf   how often the r-th most frequent is drawn: ∝ r^-zipf
+    Taste
+      groups          user groups, and item categories; `grouped` is the share of taste a group explains
+      shared_dim, specific_dim   factors that all domains use, and factors of each domain alone
+      specific        share of the variance of taste that is domain-specific
+      conflict        share of a group's shared tastes that divide the domains: one half likes what the other dislikes
+      appeal          share of the signal's variance that is the item's own, alike for all users
+      signal          standard deviation of the log-odds
+      rate            share of positive labels; `rate_spread`: standard deviation of the domains' log-odds around it
+    `name` is the data set's; `seed` fixes everything drawn.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "synthetic"
+    users: int = Field(default=1000, ge=1, le=2**31 - 2)
+    items: int = Field(default=1000, ge=1, le=2**31 - 2)
+    shared_items: bool = True
+    domains: int = Field(default=5, ge=1, le=1000)
+    rows: int = Field(default=400_000, ge=1)
+    skew: float = Field(default=0.5, ge=0, le=4)
+    val: float = Field(default=0.1, gt=0, le=10)
+    test: float = Field(default=0.1, gt=0, le=10)
+    features: int = Field(default=4, ge=2, le=1000)
+    levels: int = Field(default=16, ge=2, le=65_535)
+    overlap: float = Field(default=1.0, ge=0, le=1)
+    user_zipf: float = Field(default=0.5, ge=0, le=4)
+    item_zipf: float = Field(default=0.5, ge=0, le=4)
+    groups: int = Field(default=32, ge=1, le=65_535)
+    grouped: float = Field(default=0.5, ge=0, le=1)
+    shared_dim: int = Field(default=4, ge=1, le=256)
+    specific_dim: int = Field(default=2, ge=1, le=256)
+    specific: float = Field(default=0.3, ge=0, le=1)
+    conflict: float = Field(default=0.5, ge=0, le=1)
+    appeal: float = Field(default=0.1, ge=0, le=1)
+    signal: float = Field(default=2.0, gt=0, le=20)
+    rate: float = Field(default=0.3, gt=0, lt=1)
+    rate_spread: float = Field(default=0.3, ge=0, le=5)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> SyntheticConfig:
+        if self.users < self.domains:
+            raise ValueError(f"users: {self.users} cannot fill {self.domains} domains; use at least one user a domain")
+        if self.rows < self.domains:
+            raise ValueError(f"rows: {self.rows} cannot fill {self.domains} domains; use at least one row a domain")
+        if not self.shared_items and self.domains * (self.items + 1) >= 2**31:
+            raise ValueError(f"items: {self.items} in each of {self.domains} domains need more ids than int32 has")
+        return self
+
+    @classmethod
+    def tiny(cls, *, seed: int = 0) -> SyntheticConfig:
+        """A few thousand rows for tests: three domains, few users met often."""
+        return cls(name="tiny", users=60, items=40, domains=3, rows=4000, groups=8, val=0.2, test=0.2, seed=seed)
+
+    @classmethod
+    def conflicting(cls, *, seed: int = 0) -> SyntheticConfig:
+        """The benchmark of negative transfer: every shared taste of every group divides the domains."""
+        return cls(
+            name="conflicting",
+            users=400,
+            items=400,
+            rows=500_000,
+            skew=0.2,
+            groups=100,
+            grouped=0.6,
+            shared_dim=2,
+            specific_dim=1,
+            conflict=1.0,
+            signal=3.0,
+            seed=seed,
+        )
+
+    @classmethod
+    def large(cls, *, seed: int = 0) -> SyntheticConfig:
+        """A million users in five domains with twenty features, for speed and memory."""
+        return cls(
+            name="large",
+            users=1_000_000,
+            items=100_000,
+            rows=20_000_000,
+            features=20,
+            overlap=0.3,
+            user_zipf=0.8,
+            item_zipf=1.0,
+            groups=1000,
+            seed=seed,
+        )

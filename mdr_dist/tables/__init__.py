@@ -1,0 +1,8 @@
+"""Embedding tables: sharded by torchrec, or plain."""
+
+from mdr_dist.tables.placement import plan
+from mdr_dist.tables.plain import PlainTables
+from mdr_dist.tables.read import read_table
+from mdr_dist.tables.tables import Tables, build_tables
+
+__all__ = ["PlainTables", "Tables", "build_tables", "plan", "read_table"]

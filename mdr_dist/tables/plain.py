@@ -1,0 +1,112 @@
+"""Unsharded tables: every process holds all rows. The specification of the sharded ones, and how exports are read.
+
+Placement `data_parallel` is this too: gradients are averaged over processes, then every process takes the same step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mdr_dist.batch import Batch, world_size
+from mdr_dist.config import TablesConfig
+from mdr_dist.stage import Stage, TableSpec, matches
+from mdr_dist.tables.optim import State, new_state, update
+from mdr_dist.tables.shard import TableShard, map_shards
+from mdr_dist.tables.start import start_rows
+
+
+class PlainTables(nn.Module):
+    """All tables as parameters, looked up by torch, stepped by the textbook optimizers of `optim`."""
+
+    def __init__(self, specs: tuple[TableSpec, ...], config: TablesConfig | None = None) -> None:
+        super().__init__()
+        self.specs = {spec.name: spec for spec in specs}
+        self._config = config or TablesConfig()
+        self._weights = nn.ParameterDict({spec.name: nn.Parameter(torch.zeros(spec.rows, spec.dim)) for spec in specs})
+        self._states: dict[str, State] = {}
+        self._trained: tuple[str, ...] = ()
+
+    @classmethod
+    def build(
+        cls,
+        specs: tuple[TableSpec, ...],
+        stages: tuple[Stage, ...],
+        config: TablesConfig,
+        *,
+        device: torch.device,
+        seed: int,
+    ) -> PlainTables:
+        """Tables at their start, by the same call as `build_tables`."""
+        tables = cls(specs, config)
+        trained = [spec.name for spec in specs if any(matches(spec.name, stage.train) for stage in stages)]
+        for spec in specs:
+            for first, rows in start_rows(spec, seed, 0, spec.rows):
+                tables._weights[spec.name].data[first : first + len(rows)] = rows
+        tables.to(device)
+        tables._states = {name: new_state(tables._weights[name].data, config) for name in trained}
+        return tables
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Rows by "table.feature": [B, dim], or [T, dim] for an unpooled list."""
+        return {f"{s.name}.{f}": self._look_up(s, f, batch) for s in self.specs.values() for f in s.features}
+
+    def _look_up(self, spec: TableSpec, feature: str, batch: Batch) -> Tensor:
+        weight = self._weights[spec.name]
+        if feature in batch.ids:
+            return functional.embedding(batch.ids[feature], weight)
+        ragged = batch.lists[feature]
+        if spec.pool == "none":
+            return functional.embedding(ragged.values, weight)
+        offsets = ragged.lengths.cumsum(0) - ragged.lengths
+        return functional.embedding_bag(ragged.values, weight, offsets, mode=spec.pool)
+
+    def start_stage(self, stage: Stage) -> None:
+        """Only the tables that the stage trains move from now on."""
+        self._trained = tuple(name for name in self._states if matches(name, stage.train))
+
+    def step(self) -> None:
+        """Step the trained tables by their gradients, averaged over processes, and forget these."""
+        for name in self._trained:
+            weight = self._weights[name]
+            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            if world_size() > 1:
+                dist.all_reduce(gradient)
+                gradient /= world_size()
+            update(weight.data, gradient, self._states[name], self._config)
+        for weight in self._weights.values():
+            weight.grad = None
+
+    def reset_optimizer(self) -> None:
+        """Forget all optimizer state."""
+        for state in self._states.values():
+            for tensor in state.values():
+                tensor.zero_()
+
+    def shards(self, table: str) -> list[TableShard]:
+        """The one shard: the table itself."""
+        return [TableShard(self._weights[table].data, 0, 0)]
+
+    def map_rows(self, into: str, fn: Callable[..., Tensor], *sources: str) -> None:
+        """`into[r] = fn(source[r], …)` for every row, in chunks of rows."""
+        map_shards(fn, self.shards(into), *(self.shards(source) for source in sources))
+
+    def load_table(self, table: str, rows: Tensor) -> None:
+        """Take a table's rows, [rows, dim]."""
+        self._weights[table].data.copy_(rows)
+
+    def state(self) -> dict[str, Any]:
+        """Weights and optimizer state for a checkpoint, `<table>/weight`, `<table>/momentum1`, …, filled in place."""
+        found: dict[str, Any] = {f"{name}/weight": weight.data for name, weight in self._weights.items()}
+        for name, state in self._states.items():
+            found |= {f"{name}/{key}": tensor for key, tensor in state.items()}
+        return found
+
+    def load(self, fill: Callable[[dict[str, Any]], None]) -> None:
+        """Have `fill` fill `state()` in place."""
+        fill(self.state())

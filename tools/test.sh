@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Sets up what is missing, then runs the tests:  tools/test.sh [--quick] [pytest's own arguments]
+# --quick leaves out the slow ones. The exit code is pytest's.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+arguments=()
+for argument in "$@"; do
+    if [[ $argument == --quick ]]; then arguments+=(-m "not slow"); else arguments+=("$argument"); fi
+done
+tools/setup.sh
+
+# Several processes share the machine in many tests: more threads each would only make them wait for one another.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+# Whatever the tests start inherits the mark, wherever it ends up in the process tree, and Ray writes into the folder.
+export MDR_TEST_RUN="$$-$RANDOM$RANDOM"
+RAY_TMPDIR=$(mktemp -d /tmp/mdr-XXXXXX) # not below TMPDIR: a socket's path must be short
+export RAY_TMPDIR
+
+left_over() {
+    local file
+    for file in $(grep -slzxF "MDR_TEST_RUN=$MDR_TEST_RUN" /proc/[0-9]*/environ); do
+        file=${file#/proc/}
+        echo "${file%/environ}"
+    done
+}
+clean_up() {
+    local pid round
+    export -n MDR_TEST_RUN
+    for round in 1 2 3 4 5; do # what a dying process started meanwhile is found in the next round
+        for pid in $(left_over); do kill -KILL "$pid" 2>/dev/null || true; done
+        [[ -z $(left_over) ]] && break || sleep 0.2
+    done
+    rm -rf "$RAY_TMPDIR"
+}
+trap clean_up EXIT
+
+code=0
+.venv/bin/python -m pytest "${arguments[@]}" || code=$?
+exit "$code"
