@@ -87,11 +87,14 @@ def plan(
     stages = Table("stage", "lane", "needs", "trains")
     for stage in value["stages"]:
         stages.add_row(stage["name"], stage["lane"], ", ".join(stage["needs"]), ", ".join(stage["train"]))
-    tables = Table(*value["tables"][0])
+    tables = Table("table", "rows", "dim", "placement", "rank", "MB a worker")
     for row in value["tables"]:
-        tables.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row.values()))
+        rank = "all" if row["rank"] < 0 else str(row["rank"])
+        size = f"{row['bytes_per_worker'] / 2**20:,.1f}"
+        tables.add_row(row["table"], f"{row['rows']:,}", str(row["dim"]), row["placement"], rank, size)
     out.print(stages, tables)
-    out.print(f"dense parameters: {value['dense_parameters']:,}")
+    whole = sum(row["weight_bytes"] + row["optimizer_bytes"] for row in value["tables"]) / 2**20
+    out.print(f"tables with optimizer state: {whole:,.1f} MB; dense parameters: {value['dense_parameters']:,}")
 
 
 @app.command()

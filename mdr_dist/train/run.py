@@ -64,6 +64,9 @@ def check(job: Job) -> Plan:
     source = Source(dataset, job.data, seed=job.train.seed)
     for stage in stages:
         source.steps(stage.data)
+    on_gpu = job.launch.gpus_per_worker or (not job.launch.workers and torch.cuda.is_available())
+    workers, device = max(job.launch.workers, 1), "cuda" if on_gpu else "cpu"
+    plan_tables(method.tables(), job.tables, world_size=workers, device=device)
     return Plan(dataset, method, stages)
 
 
