@@ -94,7 +94,7 @@ class Collection(nn.Module):
         for spec in self.specs.values():
             for shard in self.shards(spec.name):
                 n, columns = shard.tensor.shape
-                for first, rows in start_rows(spec, seed, shard.row_start, shard.row_start + n):
+                for first, rows in start_rows(spec, seed, row_start=shard.row_start, row_end=shard.row_start + n):
                     at = first - shard.row_start
                     shard.tensor[at : at + len(rows)] = rows[:, shard.col_start : shard.col_start + columns]
 
@@ -128,7 +128,8 @@ class Collection(nn.Module):
             weight = self._local(name)
             if trained:
                 gradient = parameters[self._full(name)].grad if len(weight) else None
-                update(weight, torch.zeros_like(weight) if gradient is None else gradient, state, self._config)
+                gradient = torch.zeros_like(weight) if gradient is None else gradient
+                update(weight, gradient, state=state, config=self._config)
         for parameter in self.sharded.parameters():
             getattr(parameter, "_original_tensor", parameter).grad = None
 

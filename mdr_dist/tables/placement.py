@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from mdr_dist.config import Placement, TablesConfig
 from mdr_dist.errors import UserError
@@ -38,7 +38,7 @@ class Placed:
 
 def plan(specs: tuple[TableSpec, ...], config: TablesConfig, *, world_size: int, device: str = "cpu") -> list[Placed]:
     """Every table's place; a `UserError` for one that cannot be trained exactly, or at all, where it was put."""
-    chosen = {spec.name: _choose(spec, config, world_size) for spec in specs}
+    chosen: dict[str, Placement] = {spec.name: _choose(spec, config, world_size) for spec in specs}
     for spec in specs:
         if spec.like:
             chosen[spec.name] = chosen[spec.like]
@@ -56,7 +56,7 @@ def _choose(spec: TableSpec, config: TablesConfig, world_size: int) -> Placement
     if isinstance(wanted, dict):
         wanted = next((to for pattern, to in wanted.items() if matches(spec.name, (pattern,))), "auto")
     if wanted != "auto":
-        return wanted
+        return cast(Placement, wanted)
     outgrows = config.device_gb and _bytes(spec, config) > config.device_gb * 2**30 / 2
     return "row_wise" if world_size > 1 and outgrows else "table_wise"
 

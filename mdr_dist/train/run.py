@@ -133,7 +133,7 @@ def build_trainer(
     """The trainer of a checked job in this process; `make_tables` may put the unsharded twin in place."""
     rank = torch.distributed.get_rank() if world_size() > 1 else 0
     method = plan.method.to(device)
-    tables = make_tables(method.tables(), plan.stages, job.tables, device=device, seed=job.train.seed)
+    tables = make_tables(method.tables(), plan.stages, config=job.tables, device=device, seed=job.train.seed)
     return Trainer(
         method=method,
         tables=tables,

@@ -124,7 +124,7 @@ def two(folder: str) -> list[dict[tuple[str, str], dict[str, Any]]]:
 def test_two_processes_equal_the_twin(placement: str, optimizer: str, two: list[Any]) -> None:
     specs = specs_for(placement, optimizer)
     config = TablesConfig(optimizer=optimizer, lr=0.05)
-    twin = PlainTables.build(specs, (STAGE,), config, device=CPU, seed=1)
+    twin = PlainTables.build(specs, (STAGE,), config=config, device=CPU, seed=1)
     start = {name: full_table(twin, name) for name in twin.specs}
     losses = run_steps(twin, trained_names(specs), rank=0, world=1, steps=range(STEPS))
     one, other = two[0][placement, optimizer], two[1][placement, optimizer]
@@ -148,7 +148,7 @@ def test_checkpoint_of_two_goes_on_in_one(
     config = TablesConfig(placement=into, optimizer=optimizer, lr=0.05)
     saved = Checkpoints(f"{folder}/{placement}-{optimizer}")
     with group_of_one():
-        tables = build_tables(specs, (STAGE,), config, device=CPU, seed=2)
+        tables = build_tables(specs, (STAGE,), config=config, device=CPU, seed=2)
         tables.load(lambda state: saved.load_tables(1, state))
         for spec in specs:
             assert torch.equal(read_table(saved.folder(1), spec), full_table(tables, spec.name))
@@ -161,7 +161,7 @@ def test_one_process_repeats_bit_for_bit() -> None:
     results = []
     for _ in range(2):
         with group_of_one():
-            tables = build_tables(SPECS, (STAGE,), TablesConfig(lr=0.05), device=CPU, seed=1)
+            tables = build_tables(SPECS, (STAGE,), config=TablesConfig(lr=0.05), device=CPU, seed=1)
             run_steps(tables, trained_names(SPECS), rank=0, world=1, steps=range(10))
             results.append({name: full_table(tables, name) for name in tables.specs})
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
@@ -170,10 +170,14 @@ def test_one_process_repeats_bit_for_bit() -> None:
 def test_start_does_not_depend_on_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdr_dist.tables.start.CHUNK", 16)
     spec = SPECS[0]
-    whole = torch.cat([rows for _, rows in start_rows(spec, 3, 0, ROWS)])
-    pieces = [rows for low, high in ((0, 7), (7, 33), (33, ROWS)) for _, rows in start_rows(spec, 3, low, high)]
+    whole = torch.cat([rows for _, rows in start_rows(spec, 3, row_start=0, row_end=ROWS)])
+    pieces = [
+        rows
+        for low, high in ((0, 7), (7, 33), (33, ROWS))
+        for _, rows in start_rows(spec, 3, row_start=low, row_end=high)
+    ]
     assert torch.equal(torch.cat(pieces), whole)
-    assert not torch.equal(whole, torch.cat([rows for _, rows in start_rows(spec, 4, 0, ROWS)]))
+    assert not torch.equal(whole, torch.cat([rows for _, rows in start_rows(spec, 4, row_start=0, row_end=ROWS)]))
     assert abs(float(whole.std()) - 0.1) < 0.02
 
 
@@ -183,7 +187,7 @@ def test_map_rows_on_aligned_tables() -> None:
         TableSpec(name="last", rows=ROWS, dim=8, features=("user",), like="now", init=Init("normal", 1.0)),
     )
     with group_of_one():
-        tables = build_tables(specs, (Stage(name="s", loss=STAGE.loss),), TablesConfig(), device=CPU, seed=1)
+        tables = build_tables(specs, (Stage(name="s", loss=STAGE.loss),), config=TablesConfig(), device=CPU, seed=1)
         now, last = full_table(tables, "now"), full_table(tables, "last")
         tables.map_rows("now", lambda a, b: a * 2 + b, "now", "last")
         assert torch.equal(full_table(tables, "now"), now * 2 + last)
@@ -201,7 +205,7 @@ def test_textbook_optimizers_against_numpy(optimizer: str) -> None:
     for step in range(1, 6):
         g = rng.normal(size=(4, 3))
         g[2] = 0
-        update(weight, torch.tensor(g), state, config)
+        update(weight, torch.tensor(g), state=state, config=config)
         if optimizer == "sgd":
             w = w - 0.1 * g
         elif optimizer == "adagrad":
@@ -244,7 +248,7 @@ def test_plan_places_by_pattern_and_size() -> None:
 
 def test_state_is_not_a_copy() -> None:
     with group_of_one():
-        tables = build_tables(SPECS, (STAGE,), TablesConfig(lr=0.05), device=CPU, seed=1)
+        tables = build_tables(SPECS, (STAGE,), config=TablesConfig(lr=0.05), device=CPU, seed=1)
         run_steps(tables, trained_names(SPECS), rank=0, world=1, steps=range(2))
         state = tables.state()
         momentum: Tensor = state["item/momentum1"].local_shards()[0].tensor

@@ -118,7 +118,7 @@ def _explain(source: Input, path: str, faults: dict[int, tuple[str, str]], skipp
     if source.files.format in ("parquet", "mat"):
         places = {number: (number + 1, _staged_text(source, number)) for number in faults}
     else:
-        places = locate(path, source.files, set(faults), skipped)
+        places = locate(path, source.files, wanted=set(faults), skipped=skipped)
     return [
         Reject(source.url, places[number][0], column, reason, places[number][1])
         for number, (column, reason) in sorted(faults.items())

@@ -30,7 +30,7 @@ class Kept:
 
 
 def parse(
-    connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str, staged: dict[str, list[str]]
+    connection: duckdb.DuckDBPyConnection, recipe: Recipe, *, where: str, staged: dict[str, list[str]]
 ) -> list[tuple[int, int, str, str]]:
     """Make the table `parsed` and return its bad rows, `(file, row, column, reason)`, enough to pass the limit.
 
