@@ -126,7 +126,8 @@ def test_evaluation_does_not_depend_on_the_batch(
     with group_of_one():
         trainer = build_trainer(other, check(other), run=run, device=CPU)
         trainer.restore(trainer.checkpoints.latest())
-        assert_close(trainer.measure(Slice(split="test")), evaluate_run_in_group(job, run), 1e-6)
+        # a score may round differently in a batch of another size and so break or make one tie
+        assert_close(trainer.measure(Slice(split="test")), evaluate_run_in_group(job, run), 1e-4)
 
 
 def evaluate_run_in_group(job: Job, run: str) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def test_too_little_memory_is_told(bench, frame, monkeypatch):
 
     bench.log(frame)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise duckdb.OutOfMemoryException("Out of Memory Error: failed to pin block\nsecond line")
 
     monkeypatch.setattr(pipeline, "encode", full)
