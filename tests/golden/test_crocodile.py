@@ -1,4 +1,4 @@
-# budget: one paper, formula by formula
+# budget: one oracle serves every test here
 """Crocodile against its equations, written out in numpy one row, one expert and one dimension at a time."""
 
 from __future__ import annotations
