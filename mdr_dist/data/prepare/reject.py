@@ -66,7 +66,7 @@ def lines_at(path: str, files: Files, positions: list[int]) -> dict[int, int]:
     line, start = 1, 0
     with open_text(path, files) as file:
         while len(found) < len(set(positions)):
-            part = file.buffer.read(1 << 20) if files.encoding == "utf-8" else file.read(1 << 20).encode()
+            part = bytes(file.buffer.read(1 << 20)) if files.encoding == "utf-8" else file.read(1 << 20).encode()
             for position in positions:
                 if start <= position < start + len(part) or not part:
                     found[position] = line + part[: position - start].count(b"\n")
