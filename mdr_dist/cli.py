@@ -123,6 +123,9 @@ def train(
 
 def _launch(job: Any, runs: str, *, address: str, echo: Any) -> tuple[str, dict[str, Any]]:
     if job.launch.workers:
+        if not address:
+            # read when ray is imported: without it a Ray of our own listens on every interface, not on loopback alone
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         from mdr_dist.launch.local import train_on_ray
 
         return train_on_ray(job, runs, address=address, echo=echo)
@@ -219,7 +222,6 @@ def _echo(line: str) -> None:
 
 def main() -> None:
     """Run the command line; the exit code is 0 done, 2 the input is wrong, 1 a fault of ours."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         app()
     except UserError as error:

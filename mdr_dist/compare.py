@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from typing import Any, Literal
 
 from rich.table import Table
@@ -52,7 +53,9 @@ def rendered(
     if form == "markdown":
         lines = [header, ["---"] * len(header), *body]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    table = Table(*header)
+    # a terminal is narrow: what all the names begin with says nothing
+    common = os.path.commonprefix(list(results)).rpartition("-")[0] if len(results) > 1 else ""  # noqa: RUF071
+    table = Table(*(name.removeprefix(f"{common}-") for name in header))
     for line in body:
         table.add_row(*line)
     return table

@@ -42,8 +42,8 @@ def train_on_ray(job: Job, runs: str, *, address: str = "", echo: Echo | None = 
         _check_fits(job)
         run = open_run(job, runs)
         storage.remove(storage.join(run, ERROR))
-        with _following(run, echo):
-            _fit(job, run)
+        with _following(run, echo), tempfile.TemporaryDirectory(prefix="mdr-ray-train-") as scratch:
+            _fit(job, run, scratch=scratch)
     return run, _outcome(run)
 
 
@@ -78,7 +78,7 @@ def _check_fits(job: Job) -> None:
             )
 
 
-def _fit(job: Job, run: str) -> None:
+def _fit(job: Job, run: str, *, scratch: str) -> None:
     gpus = job.launch.gpus_per_worker
     resources = {"CPU": job.launch.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
     trainer = ray.train.torch.TorchTrainer(
@@ -91,7 +91,7 @@ def _fit(job: Job, run: str) -> None:
         run_config=ray.train.RunConfig(
             # a name that Ray has seen resumes its own state silently: always a new one
             name=f"{job.name}-{uuid.uuid4().hex[:8]}",
-            storage_path=tempfile.mkdtemp(prefix="mdr-ray-train-"),
+            storage_path=scratch,
             failure_config=ray.train.FailureConfig(max_failures=job.launch.max_failures),
         ),
     )
