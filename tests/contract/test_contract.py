@@ -126,8 +126,8 @@ def test_evaluation_does_not_depend_on_the_batch(
     with group_of_one():
         trainer = build_trainer(other, check(other), run=run, device=CPU)
         trainer.restore(trainer.checkpoints.latest())
-        # a score may round differently in a batch of another size and so break or make one tie
-        assert_close(trainer.measure(Slice(split="test")), evaluate_run_in_group(job, run), 1e-4)
+        # a score may round differently in a batch of another size, and so make or break one user's tie
+        assert_close(trainer.measure(Slice(split="test")), evaluate_run_in_group(job, run), 1e-6, ties=2e-3)
 
 
 def evaluate_run_in_group(job: Job, run: str) -> dict[str, Any]:
@@ -205,10 +205,12 @@ def _state(trainer: Any) -> dict[str, torch.Tensor]:
     return dense | {name: full_table(trainer.tables, name) for name in trainer.tables.specs}
 
 
-def assert_close(one: dict[str, Any], two: dict[str, Any], tolerance: float) -> None:
+def assert_close(one: dict[str, Any], two: dict[str, Any], tolerance: float, *, ties: float = 0.0) -> None:
+    """The same metrics; those that count pairs, unlike logloss, may also differ by `ties`."""
     assert one.keys() == two.keys()
     for domain, values in one.items():
         for name, value in values.items():
             other = two[domain][name]
             assert (value is None) == (other is None)
-            assert value is None or abs(value - other) <= tolerance, (domain, name, value, other)
+            allowed = tolerance + ties * (name in ("auc", "gauc"))
+            assert value is None or abs(value - other) <= allowed, (domain, name, value, other)

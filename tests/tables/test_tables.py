@@ -97,7 +97,7 @@ def sharded(placement: str, optimizer: str, folder: str) -> dict[str, Any]:
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     specs = specs_for(placement, optimizer)
     tables = build_tables(
-        specs, (STAGE,), TablesConfig(placement=placement, optimizer=optimizer, lr=0.05), device=CPU, seed=1
+        specs, (STAGE,), config=TablesConfig(placement=placement, optimizer=optimizer, lr=0.05), device=CPU, seed=1
     )
     start = {name: full_table(tables, name) for name in tables.specs}
     losses = run_steps(tables, trained_names(specs), rank=rank, world=world, steps=range(STEPS // 2))
