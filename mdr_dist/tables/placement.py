@@ -74,14 +74,11 @@ def _check(spec: TableSpec, placement: Placement, config: TablesConfig, *, world
                 f"{table}: column_wise over {world_size} workers needs a dim that is a multiple of {4 * world_size}, "
                 f"it is {spec.dim}; use row_wise"
             )
-    if config.optimizer == "adam" and device == "cpu":
-        if spec.rows > config.max_dense_rows:
-            raise UserError(
-                f"tables.optimizer: adam on CPU touches every row each step, and table {spec.name!r} has {spec.rows:,} "
-                f"rows, more than tables.max_dense_rows {config.max_dense_rows:,}; use rowwise_adagrad"
-            )
-        if spec.pool == "none" and placement != "data_parallel":
-            raise UserError(f"{table}: adam on an unpooled list needs placement data_parallel on CPU")
+    if config.optimizer == "adam" and spec.rows > config.max_dense_rows:
+        raise UserError(
+            f"tables.optimizer: adam touches every row each step, and table {spec.name!r} has {spec.rows:,} rows, "
+            f"more than tables.max_dense_rows {config.max_dense_rows:,}; use rowwise_adagrad"
+        )
 
 
 def _check_patterns(config: TablesConfig, names: Iterable[str]) -> None:
@@ -112,7 +109,7 @@ def _placed(
     if placement == "data_parallel":
         kernel = "replicated"
     else:
-        kernel = "dense" if config.optimizer == "adam" and device == "cpu" else "fused"
+        kernel = "dense" if config.optimizer == "adam" else "fused"
     each = weight + state if whole else -(-(weight + state) // world_size)
     return Placed(spec.name, spec.rows, spec.dim, placement, kernel, rank, weight, state, each)
 

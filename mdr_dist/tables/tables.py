@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from mdr_dist.stage import Stage, TableSpec, matches
 from mdr_dist.tables.collection import Collection
 from mdr_dist.tables.placement import plan
 from mdr_dist.tables.plain import PlainTables
+from mdr_dist.tables.quiet import quiet
 from mdr_dist.tables.shard import TableShard, map_shards
 
 Part = Collection | PlainTables
@@ -40,9 +40,14 @@ class Tables(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Rows by "table.feature": [B, dim], or [T, dim] for an unpooled list; differentiable once.
 
-        All processes call it alike, and either all or none go backward through a collection.
+        All processes call it alike, and either all or none go backward through a collection. Rows of tables that the
+        current stage does not train carry no graph.
         """
-        return {key: row for part in self._parts for key, row in part(batch).items()}
+        rows: dict[str, Tensor] = {}
+        for part in self._parts:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and id(part) in self._trained):
+                rows |= part(batch)
+        return rows
 
     def start_stage(self, stage: Stage) -> None:
         """Only the tables that the stage trains move from now on."""
@@ -82,6 +87,9 @@ class Tables(nn.Module):
     def load(self, fill: Callable[[dict[str, Any]], None]) -> None:
         """Have `fill` fill `state()` in place."""
         fill(self.state())
+        for part in self._parts:
+            if isinstance(part, Collection):
+                part.spread()
 
 
 def build_tables(
@@ -100,17 +108,8 @@ def build_tables(
         if kernel == "replicated":
             parts.append((names, PlainTables.build(tuple(members), stages, config, device=device, seed=seed)))
             continue
-        collection = Collection(members, placed, config=config, trained=any(signature), device=device)  # type: ignore[arg-type]
+        with quiet():
+            collection = Collection(members, placed, config=config, trained=any(signature), device=device)  # type: ignore[arg-type]
         collection.start(seed)
         parts.append((names, collection))
-    quiet_libraries()
     return Tables(specs, parts)
-
-
-def quiet_libraries() -> None:
-    """Undo the root handler that fbgemm installs on import, and keep torchrec's notes from the user."""
-    root = logging.getLogger()
-    for handler in [h for h in root.handlers if type(h) is logging.StreamHandler]:
-        root.removeHandler(handler)
-    for name in ("torchrec", "fbgemm_gpu", "torch.fx"):
-        logging.getLogger(name).setLevel(logging.ERROR)

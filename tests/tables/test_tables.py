@@ -41,9 +41,6 @@ CASES = [
 
 
 def specs_for(placement: str, optimizer: str) -> tuple[TableSpec, ...]:
-    """The unpooled list is refused under Adam unless it is replicated."""
-    if optimizer == "adam" and placement != "data_parallel":
-        return tuple(spec for spec in SPECS if spec.pool != "none")
     return SPECS
 
 
@@ -222,7 +219,6 @@ def test_textbook_optimizers_against_numpy(optimizer: str) -> None:
         ({"placement": "column_wise"}, "rowwise_adagrad"),
         ({"placement": "column_wise", "optimizer": "sgd"}, "multiple of 12"),
         ({"optimizer": "adam", "max_dense_rows": 10}, "use rowwise_adagrad"),
-        ({"optimizer": "adam"}, "data_parallel"),
         ({"placement": {"nothing*": "row_wise"}}, "nothing*"),
     ],
 )
