@@ -24,15 +24,25 @@ def _about() -> None:
 
 
 @app.command()
-def synth(
+def synth(  # noqa: PLR0913
     path: Annotated[str, typer.Argument(metavar="OUT", help="The new data set's folder.")],
     preset: Annotated[str, typer.Option(help="tiny, conflicting or large.")] = "conflicting",
+    users: Annotated[int | None, typer.Option(help="Users.")] = None,
+    items: Annotated[int | None, typer.Option(help="Items of a domain.")] = None,
+    domains: Annotated[int | None, typer.Option(help="Domains.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Training rows over all domains.")] = None,
+    features: Annotated[int | None, typer.Option(help="Id features beside the domain.")] = None,
+    conflict: Annotated[float | None, typer.Option(help="How far tastes oppose between domains, 0 to 1.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
     settings: Settings = None,
-) -> None:
+) -> None:  # budget: one parameter a flag
     """Make a data set with planted structure, of which the best possible AUC is known."""
     from mdr_dist.data.synthetic import configure, synthesize
 
-    report = synthesize(path, configure(preset, tuple(settings or ())))
+    named = {"users": users, "items": items, "domains": domains, "rows": rows, "features": features}
+    named |= {"conflict": conflict, "seed": seed}
+    flags = tuple(f"{key}={value}" for key, value in named.items() if value is not None)
+    report = synthesize(path, configure(preset, flags + tuple(settings or ())))
     _show_report(path, report)
 
 

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterator
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -158,10 +159,17 @@ def validated(model: type[Model], raw: object, *, where: str) -> Model:
 
 def _section(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
     for part in path:
-        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
+        field = model.model_fields.get(str(part))
+        if field:  # else a place in a list or a key of a mapping, whose values the last field described
+            model = next(_models(field.annotation), model)
     return model
+
+
+def _models(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
 
 
 def _set(tree: dict[str, Any], keys: list[str], value: object, *, where: str) -> None:

@@ -2,7 +2,8 @@
 # Makes .venv with everything that runs, tests and checks this project. Call it as often as you like.
 usage='usage: tools/setup.sh
 
-Makes .venv in the repository root; when nothing changed it says so and ends. Settings, all optional:
+Makes .venv in the repository root; when nothing changed it says so and ends. Settings, all optional, and remembered
+by .venv, so that tools/test.sh and later calls need not repeat them:
   PYTHON            the Python to use, 3.11 or newer       (default: python3, else python3.13, 3.12, 3.11)
   MDR_TORCH         the torch version to install, 2.11-2.13 (default: the tested one, 2.13.0)
   MDR_SYSTEM_TORCH  1: keep the torch that $PYTHON already has, as on a GPU image, and install none
@@ -12,9 +13,11 @@ A machine without a GPU that takes packages from PyPI should add the index of CP
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
-readonly tested_torch=2.13.0 steps=5
-readonly torch_wanted="${MDR_TORCH:-$tested_torch}" system_torch="${MDR_SYSTEM_TORCH:-0}"
-readonly stamp=.venv/mdr-setup py=.venv/bin/python
+readonly tested_torch=2.13.0 steps=5 stamp=.venv/mdr-setup settings=.venv/mdr-settings py=.venv/bin/python
+remembered() { sed -n "s/^$1=//p" "$settings" 2>/dev/null || true; }
+readonly torch_asked="${MDR_TORCH-$(remembered torch)}"
+readonly torch_wanted="${torch_asked:-$tested_torch}"
+readonly system_torch="${MDR_SYSTEM_TORCH-$(remembered system_torch)}"
 # pip's own settings come from the caller; these only keep it quiet
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=1 PIP_REQUIRE_VIRTUALENV=0
 unset PYTHONHOME VIRTUAL_ENV
@@ -34,8 +37,9 @@ install() {
 }
 
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+    local candidate candidates=("$(remembered python)" python3 python3.13 python3.12 python3.11)
+    if [[ -n ${PYTHON:-} ]]; then candidates=("$PYTHON"); fi
+    for candidate in "${candidates[@]}"; do
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
             command -v "$candidate"
             return
@@ -45,26 +49,35 @@ find_python() {
 }
 
 make_venv() { # $1: its base Python
+    local kind
+    kind="Python $(version_of "$1"), system torch: ${system_torch:-0}"
     if [[ -d .venv && ! -f $stamp ]]; then
         fail ".venv is there but was not made by tools/setup.sh; remove it or move it away"
     fi
-    if [[ -f $stamp && $(<"$stamp") != working ]] && [[ $(version_of "$py") == "$(version_of "$1")" ]]; then
-        return # whole, of the same Python: bring it up to date in place
+    if [[ -f $stamp && $(<"$stamp") != working && $(remembered kind) == "$kind" ]] &&
+        "$py" -m pip --version >/dev/null 2>&1; then
+        remember "$1" "$kind"
+        return # whole and of the same kind: bring it up to date in place
     fi
     "$1" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "$1 lacks the venv module; install it (Debian and Ubuntu: apt install python3-venv)"
     rm -rf .venv
     mkdir .venv
     echo working >"$stamp"
+    remember "$1" "$kind"
     "$1" -m venv .venv || fail "could not make .venv"
 }
 
+remember() { printf '%s\n' "python=$1" "kind=$2" "torch=$torch_asked" "system_torch=$system_torch" >"$settings"; }
 version_of() { "$1" -c 'import platform; print(platform.python_version())' 2>/dev/null || echo none; }
 
-borrow_torch() { # makes $1's torch, and what lies beside it, visible in .venv
+borrow_torch() { # makes $1's torch, and what lies beside it, visible in .venv; --system-site-packages would not do
+    # where $1 is itself in an environment, as on many GPU images: it leads to the Python below that
     local from
     from=$("$1" -c 'import os, torch; print(os.path.dirname(os.path.dirname(torch.__file__)))' 2>/dev/null) ||
         fail "MDR_SYSTEM_TORCH=1, but $1 has no torch; name the Python that has it with PYTHON"
+    # a new environment may bring an old setuptools, which would hide the borrowed one
+    "$py" -m pip uninstall --quiet --yes setuptools 2>/dev/null || true
     "$py" -c 'import sys, sysconfig, pathlib
 pathlib.Path(sysconfig.get_path("purelib"), "system-torch.pth").write_text(sys.argv[1] + "\n")' "$from"
 }
@@ -103,7 +116,7 @@ END
 main() {
     local python key found
     python=$(find_python)
-    key=$(printf '%s\n' "$PWD" "$python $(version_of "$python")" "$torch_wanted $system_torch" |
+    key=$(printf '%s\n' "$PWD" "$python $(version_of "$python") $torch_wanted $system_torch" |
         cat - pyproject.toml tools/setup.sh tools/constraints.txt | sha256sum)
     if [[ -f $stamp && $(<"$stamp") == "$key" ]] && "$py" -c '' 2>/dev/null; then
         say ".venv is up to date"
@@ -140,5 +153,9 @@ if [[ $# -gt 0 ]]; then
     echo "$usage"
     [[ $1 == --help || $1 == -h ]] && exit 0 || exit 2
 fi
-exec 9<tools/setup.sh && { ! command -v flock >/dev/null || flock 9; } # one set-up at a time
+exec 9<tools/setup.sh # the lock: one set-up at a time
+if command -v flock >/dev/null && ! flock -n 9; then
+    say "waiting for another set-up to end"
+    flock 9
+fi
 main

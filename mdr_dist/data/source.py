@@ -29,7 +29,8 @@ class Source:
     """One worker's reader of a data set; `rank` of `world` workers that each read their own streams.
 
     All workers get equally many batches of equally many rows. Decoded row groups stay in memory from epoch to epoch
-    up to `data.cache_mb`, besides the one row group that each stream stands in.
+    up to `data.cache_mb`, besides the one row group that each stream stands in (one of each domain where domains
+    take turns).
     """
 
     def __init__(self, dataset: Dataset, data: DataConfig, *, seed: int, rank: int = 0, world: int = 1) -> None:

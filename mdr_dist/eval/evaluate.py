@@ -37,7 +37,7 @@ def evaluate(method: Method, lookup: Lookup, source: Source, slice_: Slice, *, d
             score.float().cpu()[real].numpy(),
             batch.label[real].numpy(),
             domain=batch.domain[real].numpy(),
-            user_key=batch.user_key[real].numpy(),
+            user=batch.user_key[real].numpy(),
             truth=truth,
         )
     method.train(training)

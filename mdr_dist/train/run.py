@@ -147,7 +147,7 @@ def build_trainer(
 
 def result_of(job: Job, plan: Plan, trainer: Trainer, *, seconds: float) -> dict[str, Any]:
     """`metrics.json`: who, on what, how well on the test split, how fast."""
-    split = "test" if "test" in plan.dataset.schema.splits else "val"
+    split = "test" if "test" in plan.dataset.schema.rows else "val"
     test = trainer.measure(Slice(split=split))
     stepped = trainer.monitor.seconds_total
     rows = trainer.monitor.rows_total

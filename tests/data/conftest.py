@@ -87,7 +87,7 @@ def tiny_table(schema: Schema, rows: int, *, domain: int, first: int) -> pa.Tabl
     users = rng.integers(1, USERS, rows)
     data = {
         "user": users,
-        "item": item.starts[domain] + rng.integers(1, size, rows),
+        "item": item.starts[domain] + rng.integers(0, size, rows),
         "serial": np.arange(first, first + rows),
         "history": [rng.integers(0, item.rows, rng.integers(0, 5)).tolist() for _ in range(rows)],
         "words": [rng.integers(0, WORDS, rng.integers(0, 3)).tolist() for _ in range(rows)],

@@ -59,7 +59,8 @@ def test_an_error_comes_at_its_place() -> None:
 
 def test_closing_ends_the_thread_and_the_items() -> None:
     made: list[int] = []
-    items = prefetch(numbers(1000, made), 1)
+    source = numbers(1000, made)  # held here, so that only closing ends it
+    items = prefetch(source, 1)
     next(items)
     items.close()  # type: ignore[attr-defined]
     assert made[-1] == -1 and len(made) < 10

@@ -114,6 +114,13 @@ def test_labels_follow_the_truth_and_the_report_measures_it(tmp_path):
             assert abs(label[part].mean() - truth[part].mean()) < 4 * deviation
 
 
+def test_equal_truths_count_as_ties(tmp_path):
+    out, report = make(tmp_path, items=3, groups=1, domains=1, rows=3000, appeal=1.0, item_zipf=0)
+    rows = read(out, "d0")
+    assert len(np.unique(rows["truth"])) == 3
+    assert report["domains"]["d0"]["bayes_auc"]["train"] == pytest.approx(roc_auc_score(rows["label"], rows["truth"]))
+
+
 def test_signal_appeal_and_groups_have_the_variance_asked_for(tmp_path):
     """Log-odds of the written truth, split by analysis of variance; uniform draws, wide factors: little noise."""
     settings = {

@@ -12,7 +12,7 @@ from mdr_dist.eval.metrics import auc, gauc
 
 def log(seed, *, users=30, each=20, noise=(0.5, 1.0)):
     rng = np.random.default_rng(seed)
-    user = np.repeat(np.arange(users), each)
+    user = np.repeat(np.arange(users), rng.integers(each // 4, 2 * each, size=users))
     logit = rng.normal(0, 1.5, len(user))
     label = (rng.random(len(user)) < 1 / (1 + np.exp(-logit))).astype(int)
     a, b = (np.round(logit + rng.normal(0, sigma, len(user)), 1).astype(np.float32) for sigma in noise)

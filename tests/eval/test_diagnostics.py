@@ -62,7 +62,7 @@ def test_thresholds_are_the_quartiles_of_all_norms():
     # big 8.25, small 1: row 3 is over and under; row 0 is not strictly under
     assert diversity_index_all_forward(NORMS) == 0.25
     # the quartiles come from all experts, not from the pair's
-    assert diversity_index_specific_forward(NORMS, (1, 2)) == 0.25
+    assert diversity_index_specific_forward(NORMS, (0, 1), tau_small=3) == 0.25  # theirs would be 9, and none over it
 
 
 def test_conflict_rows():

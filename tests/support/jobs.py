@@ -23,9 +23,9 @@ from mdr_dist.train.trainer import Trainer
 
 # sizes at which a contract test takes seconds; a method that is not here runs at its defaults
 SMALL: dict[str, dict[str, Any]] = {
-    "crocodile": {"dim": 4, "prior_dim": 4, "num_experts": 3, "experts": [16, 8], "towers": [8]},
-    "shared_bottom": {"dim": 4, "bottom": [16, 8], "towers": [8]},
-    "mmoe": {"dim": 4, "num_experts": 3, "experts": [16, 8], "gate": [8], "towers": [8]},
+    "crocodile": {"dim": 8, "prior_dim": 8, "num_experts": 3, "experts": [16, 8], "towers": [8]},
+    "shared_bottom": {"dim": 8, "bottom": [16, 8], "towers": [8]},
+    "mmoe": {"dim": 8, "num_experts": 3, "experts": [16, 8], "gate_hidden": [8], "towers": [8]},
 }
 CPU = torch.device("cpu")
 
@@ -44,7 +44,7 @@ def small_job(method: str, dataset: str, **sections: dict[str, Any]) -> Job:
     return Job.model_validate(value)
 
 
-def train(job: Job, runs: str, *, stop_at: int = 0, evaluate_only: bool = False) -> str:
+def train(job: Job, runs: str, *, stop_at: int = 0) -> str:
     """Train in this process of its group; with `stop_at`, ask by SIGTERM to stop after that step. The run's folder."""
     run = open_run(job, runs) if world_size() == 1 or torch.distributed.get_rank() == 0 else f"{runs}/{job.name}"
     if world_size() > 1:

@@ -42,6 +42,18 @@ BUDGETS = {
         "                    pass\n",
         "7: f nests 4 levels deep; at most 3",
     ),
+    "deep in finally": (
+        "mdr_dist/train/a.py",
+        "def f():\n    try:\n        a()\n    finally:\n        if a:\n            if b:\n                with c:\n"
+        "                    pass\n",
+        "7: f nests 4 levels deep; at most 3",
+    ),
+    "an if alone in the else of a loop": (
+        "mdr_dist/train/a.py",
+        "def f():\n    if a:\n        if b:\n            for c in d:\n                pass\n            else:\n"
+        "                if e:\n                    pass\n",
+        "7: f nests 4 levels deep; at most 3",
+    ),
     "deep module": (
         "tools/a.py",
         "if a:\n    if b:\n        if c:\n            if d:\n                x = 1\n",
@@ -69,6 +81,11 @@ BUDGETS = {
         "2: A.__init__ takes 4 of its parameters by position; put `*` after the second",
     ),
     "kwargs": ("mdr_dist/train/a.py", "def _f(**kwargs): ...\n", "1: _f takes **kwargs; name its parameters"),
+    "kwargs inside a function": (
+        "mdr_dist/train/a.py",
+        "def f():\n    def g(**kwargs): ...\n",
+        "2: f.<locals>.g takes **kwargs",
+    ),
     "mutable": ("mdr_dist/train/a.py", "def _f(a=[]): ...\n", "1: _f has a mutable default; use None"),
     "mutable keyword": ("mdr_dist/train/a.py", "def _f(*, a=1, b={}): ...\n", "1: _f has a mutable default"),
     "mutable call": ("mdr_dist/train/a.py", "def _f(a=set()): ...\n", "1: _f has a mutable default"),
@@ -113,12 +130,20 @@ KEPT = {
         "            elif b:\n                pass\n            elif c:\n                pass\n            else:\n"
         "                def g():\n                    if a:\n                        pass\n",
     ),
+    "three levels in finally": (
+        "mdr_dist/train/a.py",
+        "def f():\n    try:\n        a()\n    finally:\n        if a:\n            if b:\n                pass\n",
+    ),
     "five positional": ("mdr_dist/train/a.py", "class A:\n    def _f(self, a, b, c, d, e, *more, g, h): ...\n"),
     "three positional": ("mdr_dist/train/a.py", "def f(a, b, c): ...\ndef g(a, b, *, c, d): ...\n"),
     "cls does not count": ("mdr_dist/train/a.py", "class A:\n    @classmethod\n    def f(cls, a, b, *, c, d): ...\n"),
     "inner functions are not public": ("mdr_dist/train/a.py", "def f():\n    def g(a, b, c, d): ...\n"),
+    "an oracle's loops": (
+        "tests/test_a.py",
+        DEEP + "if a:\n    if b:\n        if c:\n            if d:\n                e()\n",
+    ),
     "fixtures are positional": ("tests/test_a.py", "def test_f(a, b, c, d, e, f): ...\n"),
-    "frozen defaults": ("mdr_dist/train/a.py", "def f(a=(), *, b=None, c=frozenset()): ...\n"),
+    "frozen defaults": ("mdr_dist/train/a.py", "@a.b\ndef f(a=(), *, b=None, c=frozenset(), d=e.set(), g): ...\n"),
     "other words": ("mdr_dist/eval/a.py", "def predict(items, domain_embedding):\n    pred = emb = 1\n"),
     "private words": ("mdr_dist/eval/a.py", "_PRED = 1\ndef _f(pred): ...\nclass _A:\n    emb: int\n"),
     "words elsewhere": ("tools/a.py", "def scenario(pred): ...\n"),
@@ -147,3 +172,8 @@ def test_an_excuse_needs_a_reason(findings: Findings, text: str, excuse: str) ->
     assert findings({"mdr_dist/train/a.py": text}) == []
     reason = text[text.index(excuse) + len(excuse) :].split("\n")[0]
     assert len(findings({"mdr_dist/train/a.py": text.replace(reason, "")})) == 1
+
+
+@pytest.mark.parametrize("text", ["def _f(**a):\n    b()  # budget: late\n", "\n# budget: late\n" + "x = 1\n" * 300])
+def test_an_excuse_stands_where_it_belongs(findings: Findings, text: str) -> None:
+    assert len(findings({"mdr_dist/train/a.py": text})) == 1

@@ -89,6 +89,10 @@ IMPORTS = {
         {"mdr_dist/data/prepare/spread.py": "import ray\n"},
         "mdr_dist/data/prepare/spread.py:1: ray is imported with the module; import it in the function that uses it",
     ),
+    "ray on a condition in prepare": (
+        {"mdr_dist/data/prepare/spread.py": "if a:\n    try:\n        import ray\n    finally:\n        b()\n"},
+        "mdr_dist/data/prepare/spread.py:3: ray is imported with the module",
+    ),
     "circle": (
         {
             "mdr_dist/train/a.py": "from mdr_dist.train.b import f\n",
@@ -154,6 +158,7 @@ def indexed(docstring: str = "A paper (2024), Eq. 1.", class_name: str = "Adc") 
 def test_a_whole_method_is_right(findings: Findings) -> None:
     assert findings(indexed()) == []
     assert findings(indexed("A paper (1999), Equations 3 to 5 and 7.")) == []
+    assert findings(indexed("A paper, arXiv 2405.12706, equation 3.")) == []
 
 
 def test_an_index_names_what_is_there(tmp_path: Path, findings: Findings) -> None:
@@ -163,11 +168,18 @@ def test_an_index_names_what_is_there(tmp_path: Path, findings: Findings) -> Non
     assert [str(finding) for finding in check_layers.check(tmp_path)] == [expected]
 
 
-@pytest.mark.parametrize("docstring", ["A paper, Eq. 1.", "A paper (2024).", "A paper (2024), required sequences."])
-def test_a_method_names_paper_and_equations(findings: Findings, docstring: str) -> None:
+@pytest.mark.parametrize(
+    "docstring, expected",
+    [
+        ("A paper, 2405.12706, Eq. 1.", "its docstring names no paper"),
+        ("A paper (2024).", "its docstring names no equation"),
+        ("A paper (2024), required sequences.", "its docstring names no equation"),
+    ],
+)
+def test_a_method_names_paper_and_equations(findings: Findings, docstring: str, expected: str) -> None:
     found = findings(indexed(docstring))
     assert len(found) == 1
-    assert found[0].startswith("mdr_dist/methods/adc.py:1: its docstring names no paper with a year, or no equation")
+    assert found[0].startswith(f"mdr_dist/methods/adc.py:1: {expected}")
 
 
 def test_a_method_has_a_job_once_there_are_jobs(tmp_path: Path, findings: Findings) -> None:
@@ -187,6 +199,30 @@ def test_baselines_are_indexed_too(findings: Findings) -> None:
     ]
 
 
+def test_baselines_need_a_paper_but_no_equation_and_no_job(findings: Findings) -> None:
+    files = {
+        "mdr_dist/baselines/rank/__init__.py": 'X = {"mmoe": "mdr_dist.baselines.rank.mmoe:Mmoe"}\n',
+        "mdr_dist/baselines/rank/mmoe.py": '"""A paper (2018)."""\nclass Mmoe: ...\n',
+        "jobs/ciao/adc.yaml": "",
+    }
+    assert findings(files) == []
+    files["mdr_dist/baselines/rank/mmoe.py"] = "class Mmoe: ...\n"
+    assert len(findings(files)) == 1
+
+
+def test_a_method_without_a_docstring_is_found(findings: Findings) -> None:
+    assert len(findings(indexed() | {"mdr_dist/methods/adc.py": "class Adc: ...\n"})) == 2
+
+
+def test_other_dicts_are_no_index(findings: Findings) -> None:
+    files = {
+        "mdr_dist/data/__init__.py": 'READERS = {"csv": "mdr_dist.data.csv:Reader"}\n',
+        "mdr_dist/methods/base.py": 'EXAMPLE = {"a": "b:c"}\n',
+        "mdr_dist/methods/__init__.py": 'A = {"a": "no colon", "b": 1, "c": f"{x}:y", d: "e:f", **g}\n',
+    }
+    assert findings(files) == []
+
+
 def test_findings_come_by_file_and_line(findings: Findings) -> None:
     files = {"mdr_dist/b.py": "", "mdr_dist/nn/a.py": "import b\n" * 10, "mdr_dist/a.py": ""}
     places = [tuple(finding.split(":")[:2]) for finding in findings(files)]
@@ -200,8 +236,9 @@ def test_findings_come_by_file_and_line(findings: Findings) -> None:
 def test_exit_codes(tmp_path: Path, findings: Findings, capsys: pytest.CaptureFixture[str]) -> None:
     assert check_layers.main([str(tmp_path)]) == 2
     assert findings({}) == []
-    assert check_layers.main([str(tmp_path)]) == 0
     capsys.readouterr()
+    assert check_layers.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "check_layers: nothing to put right\n"
     findings({"mdr_dist/a.py": ""})
     assert check_layers.main([str(tmp_path)]) == 1
     first, last = capsys.readouterr().out.splitlines()

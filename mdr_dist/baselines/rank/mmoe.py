@@ -2,8 +2,9 @@
 
 Paper: Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts", KDD 2018.
 Several shared networks read the same input, and each domain learns from that input how much to make of each, so that
-unlike domains can part without separate networks. f_s(x) = sum_p softmax(gate_s(x))_p expert_p(x) is in `mix`, and
-y_s = s(tower_s(f_s(x))) in `score`.
+unlike domains can part without separate networks.
+
+Equations: f_s(x) = sum_p softmax(gate_s(x))_p expert_p(x) is in `mix`, y_s = s(tower_s(f_s(x))) in `score`.
 
 What differs: the paper's gate is one matrix; here it has hidden layers, as in the public code `LiangcaiSu/STEM`, whose
 sizes these are. A row belongs to one domain and trains only its gate and tower.

@@ -1,0 +1,84 @@
+"""The raw files that a recipe names: found, brought here, unpacked where the engine cannot."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shutil
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from mdr_dist import storage
+from mdr_dist.data.prepare import engine
+from mdr_dist.data.prepare.sections import Files
+from mdr_dist.errors import UserError
+
+
+@dataclass(frozen=True)
+class Input:
+    """One raw file to read: `number` is its place among all files, `staged` the Parquet file to make of it.
+
+    The staged file has the declared columns, the constants, `_file` (the number) and `_bad`, which is missing in a good
+    row and else "column, unit separator, kind of fault".
+    """
+
+    files: Files
+    url: str
+    number: int
+    staged: str
+    constants: tuple[tuple[str, str], ...]
+    limit: int
+    memory_gb: float
+    threads: int
+
+    @property
+    def work(self) -> str:
+        """The folder for what is only needed while it is read."""
+        return f"{self.staged}.work"
+
+
+def expand(files: Files, raw: str) -> list[tuple[str, dict[str, str]]]:
+    """URL and constants of each file, in order; `UserError` if a glob finds none or a name does not match."""
+    found: list[tuple[str, dict[str, str]]] = []
+    for given in files.files:
+        url = given if "://" in given or os.path.isabs(given) else storage.join(raw, given)
+        matches = _matches(url)
+        if not matches:
+            raise UserError(f"{url}: no such file; --raw names the folder of raw files")
+        for match in matches:
+            named = re.fullmatch(files.pattern, match.rsplit("/", 1)[-1]) if files.pattern else None
+            if files.pattern and not named:
+                raise UserError(f"{match}: the file's name does not match pattern {files.pattern!r} of the recipe")
+            found.append((match, {**files.constants, **(named.groupdict("") if named else {})}))
+    return found
+
+
+def _matches(url: str) -> list[str]:
+    fs, path = storage.filesystem(url)
+    if not any(mark in path for mark in "*?["):
+        return [url] if fs.isfile(path) else []
+    if storage.is_local(url):
+        return sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
+    return [str(fs.unstrip_protocol(str(match))) for match in sorted(fs.glob(path)) if fs.isfile(match)]
+
+
+def local(source: Input) -> str:
+    """A plain local path to the file, brought here if it is elsewhere; `UserError` if it is empty or cut short."""
+    fs, path = storage.filesystem(source.url)
+    if not fs.size(path):
+        raise UserError(f"{source.url}: the file is empty")
+    if not storage.is_local(source.url):
+        here = os.path.join(source.work, path.rsplit("/", 1)[-1])
+        fs.get_file(path, here)
+        path = here
+    if path.endswith(".zst"):  # the engine takes a truncated zstd stream for a short one
+        plain = os.path.join(source.work, os.path.basename(path)[: -len(".zst")])
+        try:
+            with pa.input_stream(path, compression="zstd") as packed, open(plain, "wb") as file:
+                shutil.copyfileobj(packed, file, 1 << 20)
+        except OSError as error:
+            raise UserError(f"{source.url}: cut short or not zstd: {engine.one_line(error)}") from error
+        path = plain
+    return path

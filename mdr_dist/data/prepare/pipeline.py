@@ -1,0 +1,203 @@
+"""`prepare`: from a recipe and raw files to a data set, out of core and all or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+
+from mdr_dist import storage
+from mdr_dist.config import load_yaml, validated
+from mdr_dist.data.layout import NewDataset, arrow_schema
+from mdr_dist.data.prepare import engine, read, report, rows, write
+from mdr_dist.data.prepare.encode import Encoding, encode
+from mdr_dist.data.prepare.inputs import Input, expand
+from mdr_dist.data.prepare.negatives import sample
+from mdr_dist.data.prepare.recipe import Recipe
+from mdr_dist.data.prepare.reject import Rejects
+from mdr_dist.data.prepare.sections import SPLITS, Files
+from mdr_dist.data.prepare.split import periods, split
+from mdr_dist.data.prepare.tasks import Pool
+from mdr_dist.errors import UserError
+from mdr_dist.schema import Schema
+
+
+def prepare(recipe: str, out: str, *, raw: str = "", workers: int = 0) -> dict[str, Any]:
+    """Make the data set `out` (a new folder, local or a URL) of the raw files, as the recipe file says.
+
+    `raw` is the folder of raw files, default `$MDR_DATA/<the recipe's folder>`. `workers` 0 does everything in this
+    process; more reads files and writes shards as Ray tasks, with the same shards as a result. Returns the report,
+    which also stands in `report.json`. Intermediate files lie in a folder beside `out` (in the system's folder for
+    temporary files if `out` is remote) and need about three times the room of the raw table. `UserError` where recipe
+    or data are wrong; then nothing is left behind.
+    """
+    plan = validated(Recipe, load_yaml(recipe), where=recipe)
+    name = os.path.basename(os.path.dirname(os.path.abspath(recipe)))
+    folder = _raw_folder(recipe, raw, plan.folder or name)
+    with NewDataset(out) as dataset, _work(out) as work, Pool(workers) as pool:
+        connection = engine.connect(work, memory_gb=plan.memory_gb, database="prepare.duckdb")
+        try:
+            with engine.blame(recipe, kinds=engine.DATA_FAULTS):
+                return _Job(plan, recipe, name, work, connection).run(folder, dataset, pool)
+        finally:
+            connection.close()
+
+
+def _raw_folder(recipe: str, raw: str, name: str) -> str:
+    if not raw and "MDR_DATA" not in os.environ:
+        raise UserError(
+            f"{recipe}: where are the raw files? Give --raw DIR, or set MDR_DATA to the folder above {name}"
+        )
+    folder = raw or storage.join(os.environ["MDR_DATA"], name)
+    if not storage.exists(folder):
+        raise UserError(f"{folder}: no such folder of raw files; --raw names another")
+    return folder
+
+
+@contextmanager
+def _work(out: str) -> Iterator[str]:
+    """A folder for intermediate files, removed at the end."""
+    if storage.is_local(out):
+        folder = os.path.abspath(f"{storage.filesystem(out)[1].rstrip('/')}.{uuid.uuid4().hex[:8]}.work")
+        os.makedirs(folder)
+    else:
+        folder = tempfile.mkdtemp(prefix="mdr-prepare-")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Job:
+    """One run of `prepare`: the steps in order, sharing a connection and the rejected rows."""
+
+    def __init__(self, recipe: Recipe, where: str, name: str, work: str, connection: duckdb.DuckDBPyConnection) -> None:
+        self._recipe, self._where, self._name = recipe, where, name
+        self._work, self._connection = work, connection
+        self._rejects = Rejects(recipe.max_rejected)
+        self._inputs: list[Input] = []
+        self._skipped: list[frozenset[int]] = []
+
+    def run(self, raw: str, dataset: NewDataset, pool: Pool) -> dict[str, Any]:
+        """All steps; returns the report."""
+        result: dict[str, Any] = {"name": self._name, "seed": self._recipe.seed}
+        staged, result["rows"] = self._read(raw, pool)
+        self._parse(staged)
+        kept = rows.keep(self._connection, self._recipe, self._where)
+        shutil.rmtree(os.path.join(self._work, "staged"))
+        leaked = split(self._connection, self._recipe, self._where)
+        negatives, given_up = sample(self._connection, self._recipe)
+        counts = report.row_counts(self._connection, kept.domains)
+        self._check_empty(counts)
+        encoding = encode(self._connection, self._recipe, kept.domains, dataset)
+        written = sum(sum(by_domain.values()) for by_domain in counts.values())
+        result["rows"] |= {
+            "rejected": len(self._rejects.rows),
+            "dropped": kept.dropped,
+            "deduplicated": kept.deduplicated,
+            "leaked": leaked,
+            "kept": written - negatives,
+            "negatives": negatives,
+            "negatives_given_up": given_up,
+            "written": written,
+        }
+        result |= report.describe(self._connection, kept.domains, list(self._recipe.labels))
+        result |= {"features": encoding.report, "recipe": self._recipe.model_dump(mode="json", exclude_defaults=True)}
+        schema = self._schema(kept.domains, encoding, counts)
+        cells = write.write_cells(self._connection, self._recipe, encoding, self._work)
+        self._connection.close()  # its memory is the tasks' now
+        shards = pool.map(write.write_cell, self._cells(cells, schema, dataset.root, pool))
+        self._rejects.write(dataset.root)
+        dataset.commit(schema, [shard for part in shards for shard in part], result)
+        return result
+
+    def _read(self, raw: str, pool: Pool) -> tuple[dict[str, list[str]], dict[str, Any]]:
+        """Stage every file; the staged files by table ("" for the log), and the counts of rows read."""
+        os.makedirs(os.path.join(self._work, "staged"))
+        staged: dict[str, list[str]] = {}
+        sources: list[tuple[str, Files]] = [("", files) for files in self._recipe.log]
+        for table, files in (*sources, *self._recipe.tables.items()):
+            for url, constants in expand(files, raw):
+                path = os.path.join(self._work, "staged", f"{len(self._inputs):05d}.parquet")
+                staged.setdefault(table, []).append(path)
+                self._inputs.append(
+                    Input(
+                        files=files,
+                        url=url,
+                        number=len(self._inputs),
+                        staged=path,
+                        constants=tuple(constants.items()),
+                        limit=self._recipe.max_rejected,
+                        memory_gb=self._recipe.memory_gb / pool.share,
+                        threads=0 if pool.share == 1 else 1,
+                    )
+                )
+        results = pool.map(read.read, self._inputs)
+        for result in results:
+            self._rejects.add(result.rejects)
+            self._skipped.append(result.skipped)
+        files_rows = {
+            source.url: result.rows + len(result.rejects) for source, result in zip(self._inputs, results, strict=True)
+        }
+        logged = len(staged[""])
+        return staged, {"files": files_rows, "read": sum(list(files_rows.values())[:logged])}
+
+    def _parse(self, staged: dict[str, list[str]]) -> None:
+        bad: dict[int, dict[int, tuple[str, str]]] = {}
+        for file, row, column, reason in rows.parse(self._connection, self._recipe, self._where, staged):
+            bad.setdefault(file, {})[row] = (column, reason)
+        for file, faults in bad.items():
+            self._rejects.add(read.explain(self._inputs[file], faults, self._skipped[file]))
+
+    def _check_empty(self, counts: dict[str, dict[str, int]]) -> None:
+        rule = self._recipe.split
+        shares = rule.random or rule.user or rule.time
+        wanted = {"train"} | set(counts)
+        if rule.last:
+            wanted = set(SPLITS)
+        elif shares and (shares.val or shares.test):
+            wanted |= {split for split in ("val", "test") if getattr(shares, split)}
+        elif rule.time:
+            wanted |= {split for split in ("val", "test") if getattr(rule.time, f"{split}_from")}
+        for split_name in sorted(wanted, key=SPLITS.index):
+            for domain in next(iter(counts.values())):
+                if not counts.get(split_name, {}).get(domain):
+                    raise UserError(
+                        f"{self._where}: domain {domain!r} has no rows in split {split_name!r}; "
+                        "leave it out with domain.keep or domain.largest, or split otherwise"
+                    )
+
+    def _schema(self, domains: tuple[str, ...], encoding: Encoding, counts: dict[str, dict[str, int]]) -> Schema:
+        return Schema(
+            name=self._name,
+            domains=domains,
+            features=tuple(encoding.features),
+            user=self._recipe.user,
+            item=self._recipe.item,
+            labels=tuple(self._recipe.labels),
+            periods=periods(self._recipe),
+            rows=counts,
+            digests=encoding.digests,
+        )
+
+    def _cells(self, numbers: list[tuple[int, int, int]], schema: Schema, root: str, pool: Pool) -> list[write.Cell]:
+        columns = arrow_schema(schema, time=self._recipe.time is not None)
+        return [
+            write.Cell(
+                folder=write.cell_folder(self._work, d, s, p),
+                root=root,
+                domain=schema.domains[d],
+                split=SPLITS[s],
+                period=p,
+                columns=columns,
+                memory_gb=self._recipe.memory_gb / pool.share,
+                threads=0 if pool.share == 1 else 1,
+            )
+            for d, s, p in numbers
+        ]

@@ -1,0 +1,139 @@
+"""The table `kept` → the table `rows`: users and items numbered, each row with its split and its period.
+
+New columns: `_user`, `_item` (dense numbers of the raw keys, in key order), `_s` (0 train, 1 val, 2 test), `_p`
+(period, -1 where time is not cut), `_n` (0: a row of the log; a sampled negative's number counts from 1).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import duckdb
+import numpy as np
+
+from mdr_dist.data.prepare import engine
+from mdr_dist.data.prepare.recipe import Recipe
+from mdr_dist.data.prepare.rows import HASH, place_of
+from mdr_dist.data.prepare.sections import Fractions, LastOut
+from mdr_dist.errors import UserError
+
+
+def split(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str) -> int:
+    """Make the table `rows`; returns how many leaking training rows were dropped."""
+    for table, role in (("users", recipe.user), ("items", recipe.item)):
+        column = f"f{place_of(recipe, role)}"
+        connection.execute(
+            f"CREATE TABLE {table} AS SELECT key, row_number() OVER (ORDER BY key) - 1 AS number "
+            f"FROM (SELECT DISTINCT {column} AS key FROM kept)"
+        )
+    user, item = (f"f{place_of(recipe, role)}" for role in (recipe.user, recipe.item))
+    numbered = (
+        f"SELECT k.*, u.number AS _user, i.number AS _item FROM kept k "
+        f"JOIN users u ON k.{user} = u.key JOIN items i ON k.{item} = i.key"
+    )
+    connection.execute(
+        f"CREATE TABLE rows AS SELECT * REPLACE (CAST({_split(connection, recipe, where)} AS TINYINT) AS _s), "
+        f"CAST({_period(connection, recipe, where)} AS SMALLINT) AS _p, CAST(0 AS SMALLINT) AS _n FROM ({numbered})"
+    )
+    connection.execute(f"DROP {'TABLE kept' if recipe.dedupe else 'VIEW kept; DROP TABLE parsed'}")
+    if not recipe.split.drop_leaks:
+        return 0
+    before = engine.one(connection, "SELECT count(*) FROM rows")
+    connection.execute(
+        "DELETE FROM rows WHERE _s = 0 AND (_user, _item) IN (SELECT (_user, _item) FROM rows WHERE _s > 0)"
+    )
+    return before - engine.one(connection, "SELECT count(*) FROM rows")
+
+
+def _split(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str) -> str:
+    """SQL for a row's split."""
+    rule = recipe.split
+    if rule.random:
+        return _by_hash("_h", rule.random)
+    if rule.user:
+        return _by_hash(HASH.format(f"'{recipe.seed}', 'user', f{place_of(recipe, recipe.user)}"), rule.user)
+    if rule.last:
+        return _last_out(rule.last)
+    if rule.column:
+        return "_s"
+    if not rule.time:
+        return "0"
+    if rule.time.val_from or rule.time.test_from:
+        val = moment(rule.time.val_from, f"{where}: split.time.val_from") if rule.time.val_from else None
+        test = moment(rule.time.test_from, f"{where}: split.time.test_from") if rule.time.test_from else None
+    else:
+        edges = (1 - rule.time.val - rule.time.test, 1 - rule.time.test)
+        val, test = cuts(connection, "SELECT _time AS x FROM kept", edges)
+        val, test = (val if rule.time.val else None), (test if rule.time.test else None)
+    return _cases([(test, ">=", 2), (val, ">=", 1)])
+
+
+def _cases(rules: list[tuple[float | None, str, int]]) -> str:
+    given = [f"WHEN _time {sign} {int(edge)} THEN {value}" for edge, sign, value in rules if edge is not None]
+    return f"CASE {' '.join(given)} ELSE 0 END"
+
+
+def _by_hash(value: str, shares: Fractions) -> str:
+    """A hash is uniform on [0, 2^64): the first part trains, the next is val, the rest test."""
+    test = int((1 - shares.test) * 2.0**64) if shares.test else 2**64
+    val = int((1 - shares.test - shares.val) * 2.0**64)
+    return f"CASE WHEN {value} < {val}::HUGEINT THEN 0 WHEN {value} < {test}::HUGEINT THEN 1 ELSE 2 END"
+
+
+def _last_out(rule: LastOut) -> str:
+    group = "_user, _d" if rule.per == "user_domain" else "_user"
+    place = f"row_number() OVER (PARTITION BY {group} ORDER BY _time DESC, _h, _d)"
+    rows = f"count(*) OVER (PARTITION BY {group})"
+    return f"CASE WHEN {place} = 1 AND {rows} >= 2 THEN 2 WHEN {place} = 2 AND {rows} >= 3 THEN 1 ELSE 0 END"
+
+
+def _period(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str) -> str:
+    if not recipe.periods:
+        return "-1"
+    starts: list[float] = [
+        moment(start, f"{where}: periods.starts.{place}") for place, start in enumerate(recipe.periods.starts)
+    ]
+    if recipe.periods.count:
+        parts = recipe.periods.count
+        starts = cuts(connection, "SELECT _time AS x FROM kept", tuple(part / parts for part in range(1, parts)))
+    if sorted(set(starts)) != starts:
+        raise UserError(f"{where}: periods: two periods would begin at the same time or out of order; ask for fewer")
+    return _cases([(start, ">=", place + 1) for place, start in reversed(list(enumerate(starts)))])
+
+
+def periods(recipe: Recipe) -> int:
+    """How many periods the recipe asks for; 0 if time is not cut."""
+    if not recipe.periods:
+        return 0
+    return recipe.periods.count or len(recipe.periods.starts) + 1
+
+
+def moment(date: str, what: str) -> int:
+    """Unix seconds of an ISO date or time, UTC unless it says otherwise."""
+    try:
+        parsed = datetime.fromisoformat(date)
+    except ValueError as error:
+        raise UserError(f"{what}: {date!r} is not a date such as 2019-12-31 or 2019-12-31T23:59:59") from error
+    return int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp())
+
+
+def cuts(connection: duckdb.DuckDBPyConnection, query: str, shares: tuple[float, ...]) -> list[float]:
+    """For each share, the least `x` of the query before which lie at least that share of the values; exact.
+
+    Equal values stay together, so a part may be larger than asked for. Only counts of distinct values are read, in
+    order and batch by batch. Where one value holds everything above a share, the cut lies beyond the values.
+    """
+    total = engine.one(connection, f"SELECT count(x) FROM ({query})")
+    wanted = [share * total for share in shares]
+    found: list[float] = []
+    seen, last = 0, 0.0
+    reader = connection.sql(
+        f"SELECT x, count(*) AS n FROM ({query}) WHERE x IS NOT NULL GROUP BY x ORDER BY x"
+    ).to_arrow_reader(100_000)
+    for batch in reader:
+        values = batch.column(0).to_numpy(zero_copy_only=False)
+        before = seen + np.concatenate([[0], np.cumsum(batch.column(1).to_numpy())])
+        seen, last = int(before[-1]), values[-1].item()
+        while len(found) < len(wanted) and wanted[len(found)] <= before[-2] + 1e-9 * total:
+            found.append(values[np.searchsorted(before[:-1], wanted[len(found)] - 1e-9 * total)].item())
+    return found + [last + 1] * (len(wanted) - len(found))
