@@ -14,8 +14,10 @@ import torch.distributed as dist
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from torch import Tensor, nn
-from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor, ShardedTensorMetadata, TensorProperties
-from torch.distributed._shard.sharding_spec import ShardMetadata
+from torch.distributed._shard.metadata import ShardMetadata
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata, TensorProperties
+from torch.distributed._shard.sharded_tensor.shard import Shard
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.sharding_plan import (
     ParameterShardingGenerator,
@@ -100,10 +102,11 @@ class Collection(nn.Module):
         """Write this process's shards from (seed, table, row)."""
         for spec in self.specs.values():
             for shard in self._shards[spec.name]:
-                for first, rows in start_rows(spec, seed, shard.row_start, shard.row_start + len(shard.tensor)):
+                end = shard.row_start + len(shard.tensor)
+                for first, rows in start_rows(spec, seed, row_start=shard.row_start, row_end=end):
                     at = first - shard.row_start
                     shard.tensor[at : at + len(rows)] = rows[:, shard.col_start : shard.col_start + shard.columns]
-        self.spread()
+                shard.spread()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Rows by "table.feature": [B, dim], or [T, dim] for an unpooled list."""
@@ -117,7 +120,7 @@ class Collection(nn.Module):
                     self._steps[name].add_(1)
                 for shard in shards:
                     state = {**shard.stored, "steps": self._steps[name]}
-                    update(shard.stored["weight"], self._gradients[name], state, self._config)
+                    update(shard.stored["weight"], self._gradients[name], state=state, config=self._config)
         for gradient in self._gradients.values():
             gradient.zero_()
 
@@ -126,7 +129,7 @@ class Collection(nn.Module):
         return self._shards[table]
 
     def state(self) -> dict[str, Any]:
-        """Weights and optimizer state, sharded, to be filled in place; `spread` afterwards."""
+        """Weights and optimizer state, sharded: memory itself, or a copy where rows are stored several times over."""
         found: dict[str, Any] = {}
         for name, spec in self.specs.items():
             state = new_state(torch.empty(0, spec.dim), self._config) if self._trained else {}
@@ -135,8 +138,14 @@ class Collection(nn.Module):
                 found[f"{name}/{key}"] = self._sharded(name, key, dims=like.dim()) if steps is None else steps
         return found
 
-    def spread(self) -> None:
-        """Make stored copies of rows equal again after their views were written."""
+    def take(self, state: dict[str, Any]) -> None:
+        """Take a `state()` whose tensors were filled."""
+        for key, tensor in state.items():
+            name, _, part = key.rpartition("/")
+            if part != "steps":
+                for shard, filled in zip(self._shards[name], tensor.local_shards(), strict=True):
+                    if filled.tensor.data_ptr() != shard.stored[part].data_ptr():
+                        shard.view(part).copy_(filled.tensor)
         for shard in self._local():
             shard.spread()
 
@@ -166,7 +175,7 @@ class Collection(nn.Module):
         ]
         at = {tuple(place.shard_offsets): place for place in places}
         local = [
-            Shard(tensor=shard.view(key), metadata=at[(shard.row_start, shard.col_start)[:dims]])
+            Shard(tensor=shard.view(key).contiguous(), metadata=at[(shard.row_start, shard.col_start)[:dims]])
             for shard in self._shards[table]
         ]
         properties = TensorProperties(dtype=torch.float32)

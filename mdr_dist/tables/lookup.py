@@ -10,7 +10,6 @@ Shape letters: B rows, D width, T list entries, S bags of a key.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -21,16 +20,9 @@ from torchrec import EmbeddingBagCollection, EmbeddingBagConfig, KeyedJaggedTens
 from mdr_dist.batch import Batch, Ragged, world_size
 from mdr_dist.errors import UserError
 from mdr_dist.stage import TableSpec
+from mdr_dist.tables.shard import stored_dim
 
 Key = tuple[str, ...]  # the features that a key is made of
-
-
-def stored_dim(dim: int) -> int:
-    """Columns in memory for rows of `dim`: fbgemm wants a multiple of 4, so rows are stored several times over.
-
-    Zeros behind the row would change row-wise Adagrad's mean over columns; equal copies with equal gradients do not.
-    """
-    return math.lcm(dim, 4)
 
 
 def column(batch: Batch, feature: str, table: str) -> Tensor | Ragged:
@@ -113,7 +105,7 @@ class Lookup:
 
     def _size(self, batch: Batch, columns: list[list[Tensor | Ragged]]) -> int:
         """S: as many bags for every key in every process, a multiple of the folds; missing ones are empty."""
-        size = max(sum(map(_entries, key)) for key in columns) if self._flat else len(batch)
+        size = max(1, *(sum(map(_entries, key)) for key in columns)) if self._flat else len(batch)
         if self._flat and world_size() > 1:
             largest = torch.tensor(size, device=batch.domain.device)
             dist.all_reduce(largest, dist.ReduceOp.MAX)

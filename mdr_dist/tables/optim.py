@@ -33,7 +33,7 @@ def new_state(weight: Tensor, config: TablesConfig) -> State:
 
 
 @torch.no_grad()
-def update(weight: Tensor, gradient: Tensor, state: State, config: TablesConfig) -> None:
+def update(weight: Tensor, gradient: Tensor, *, state: State, config: TablesConfig) -> None:
     """One step, in place, of `weight` [rows, columns] and its state."""
     lr, eps = config.lr, config.eps
     if config.optimizer == "sgd":

@@ -47,7 +47,7 @@ class PlainTables(nn.Module):
         tables = cls(specs, config)
         trained = [spec.name for spec in specs if any(matches(spec.name, stage.train) for stage in stages)]
         for spec in specs:
-            for first, rows in start_rows(spec, seed, 0, spec.rows):
+            for first, rows in start_rows(spec, seed, row_start=0, row_end=spec.rows):
                 tables._weights[spec.name].data[first : first + len(rows)] = rows
         tables.to(device)
         tables._states = {name: new_state(tables._weights[name].data, config) for name in trained}
@@ -80,7 +80,7 @@ class PlainTables(nn.Module):
             parts = together.div_(world_size()).split([gradient.numel() for gradient in gradients])
             gradients = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-            update(weight.data, gradient, self._states[name], self._config)
+            update(weight.data, gradient, state=self._states[name], config=self._config)
         for weight in self._weights.values():
             weight.grad = None
 

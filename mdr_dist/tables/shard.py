@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -11,12 +12,20 @@ from torch import Tensor
 CHUNK = 65_536  # rows mapped at once: bounds the memory that a table operation takes
 
 
+def stored_dim(dim: int) -> int:
+    """Columns in memory for rows of `dim`: fbgemm wants a multiple of 4, so rows are stored several times over.
+
+    Zeros behind the row would change row-wise Adagrad's mean over columns; equal copies with equal gradients do not.
+    """
+    return math.lcm(dim, 4)
+
+
 @dataclass(frozen=True)
 class TableShard:
     """A table's rows from `row_start` and `columns` columns from `col_start`.
 
     `stored` is the memory itself: `weight` and optimizer state, [n, width] or [n] each. Where width is more than
-    `columns`, a row is stored several times over (see `lookup.stored_dim`); whoever writes calls `spread` afterwards.
+    `columns`, a row is stored several times over (see `stored_dim`); whoever writes calls `spread` afterwards.
     """
 
     stored: Mapping[str, Tensor]

@@ -13,7 +13,7 @@ from mdr_dist.stage import TableSpec
 CHUNK = 65_536  # rows drawn by one generator
 
 
-def start_rows(spec: TableSpec, seed: int, row_start: int, row_end: int) -> Iterator[tuple[int, Tensor]]:
+def start_rows(spec: TableSpec, seed: int, *, row_start: int, row_end: int) -> Iterator[tuple[int, Tensor]]:
     """(first row, [n, dim] float32) pieces that cover rows `[row_start, row_end)` of a table."""
     for chunk in range(row_start // CHUNK, -(-row_end // CHUNK)):
         first = chunk * CHUNK

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,16 +26,21 @@ from support.groups import in_group
 from support.jobs import full_table
 
 CPU = torch.device("cpu")
-ROWS, STEPS, WORLD, SHARE = 50, 50, 2, 24
+ROWS, STEPS, WORLD, SHARE = 50, 50, 2, 23
 SPECS = (
     TableSpec(name="set0/user", rows=ROWS, dim=8, features=("user",), init=Init("normal", 0.1)),
     TableSpec(name="set1/user", rows=ROWS, dim=8, features=("user",), init=Init("uniform", 0.1)),
     TableSpec(name="item", rows=ROWS, dim=16, features=("item", "history"), pool="mean"),
     TableSpec(name="tags", rows=20, dim=8, features=("tags",), pool="sum"),
     TableSpec(name="words", rows=30, dim=8, features=("words",), pool="none"),
+    TableSpec(name="words_too", rows=30, dim=8, features=("words",), pool="none"),
+    # a list that stays one beside ids; rows stored several times over; fewer rows than processes
+    TableSpec(name="sequence", rows=ROWS, dim=10, features=("item", "history"), pool="none"),
+    TableSpec(name="bias", rows=ROWS, dim=1, features=("item", "history"), init=Init("normal", 0.1)),
+    TableSpec(name="one", rows=1, dim=8, features=("one",)),
     TableSpec(name="frozen", rows=ROWS, dim=8, features=("user",), init=Init("constant", 0.5)),
 )
-STAGE = Stage(name="joint", loss=lambda rows, batch: {}, train=("set*", "item", "tags", "words"), data=Slice())
+STAGE = Stage(name="joint", loss=lambda rows, batch: {}, train=("[!f]*",), data=Slice())
 CASES = [
     (placement, optimizer)
     for placement in ("table_wise", "row_wise", "column_wise", "data_parallel")
@@ -41,7 +50,8 @@ CASES = [
 
 
 def specs_for(placement: str, optimizer: str) -> tuple[TableSpec, ...]:
-    return SPECS
+    """Tables that can be placed so over two processes."""
+    return tuple(spec for spec in SPECS if placement != "column_wise" or spec.dim % 8 == 0)
 
 
 def batch_of(step: int, rank: int, world: int) -> Batch:
@@ -60,7 +70,7 @@ def batch_of(step: int, rank: int, world: int) -> Batch:
         for name in lists
     }
     place = torch.tensor(list(own))
-    ids = {"user": torch.from_numpy(user)[place], "item": torch.from_numpy(item)[place]}
+    ids = {"user": torch.from_numpy(user)[place], "item": torch.from_numpy(item)[place], "one": torch.zeros_like(place)}
     ids = dict(reversed(ids.items())) if step % 2 else ids  # the order of a batch's features must not matter
     zeros = torch.zeros(len(own))
     return Batch(
@@ -77,7 +87,7 @@ def run_steps(tables: Any, names: set[str], *, rank: int, world: int, steps: ran
         rows = tables(batch_of(step, rank, world))
         trained = {key: row for key, row in rows.items() if key.split(".")[0] in names}
         # each lookup has a target of its own, so that no two tables get the same gradient
-        losses = [((row - 0.01 * (i + 1)) ** 2).sum() for i, row in enumerate(trained.values())]
+        losses = [0.2 * ((row - 0.01 * (i + 1)) ** 2).sum() for i, row in enumerate(trained.values())]
         gradients = torch.autograd.grad(sum(losses), list(trained.values()), retain_graph=True)
         torch.autograd.backward(list(trained.values()), [g * world for g in gradients])
         tables.step()
@@ -141,14 +151,17 @@ def test_two_processes_equal_the_twin(placement: str, optimizer: str, two: list[
 def test_checkpoint_of_two_goes_on_in_one(
     placement: str, optimizer: str, into: str, two: list[Any], folder: str
 ) -> None:
-    specs = tuple(spec for spec in specs_for(placement, optimizer) if spec in specs_for(into, optimizer))
+    specs = specs_for(placement, optimizer)
     config = TablesConfig(placement=into, optimizer=optimizer, lr=0.05)
     saved = Checkpoints(f"{folder}/{placement}-{optimizer}")
     with group_of_one():
         tables = build_tables(specs, (STAGE,), config, device=CPU, seed=2)
         tables.load(lambda state: saved.load_tables(1, state))
         for spec in specs:
-            assert torch.equal(read_table(saved.folder(1), spec), full_table(tables, spec.name))
+            rows = read_table(saved.folder(1), spec)
+            assert torch.equal(rows, full_table(tables, spec.name))
+            part = read_table(saved.folder(1), spec, row_start=min(7, spec.rows - 1), row_end=spec.rows)
+            assert torch.equal(part, rows[min(7, spec.rows - 1) :])
         run_steps(tables, trained_names(specs), rank=0, world=1, steps=range(STEPS // 2, STEPS))
         for name in tables.specs:
             assert float((full_table(tables, name) - two[0][placement, optimizer]["tables"][name]).abs().max()) < 1e-5
@@ -167,10 +180,14 @@ def test_one_process_repeats_bit_for_bit() -> None:
 def test_start_does_not_depend_on_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mdr_dist.tables.start.CHUNK", 16)
     spec = SPECS[0]
-    whole = torch.cat([rows for _, rows in start_rows(spec, 3, 0, ROWS)])
-    pieces = [rows for low, high in ((0, 7), (7, 33), (33, ROWS)) for _, rows in start_rows(spec, 3, low, high)]
+    whole = torch.cat([rows for _, rows in start_rows(spec, 3, row_start=0, row_end=ROWS)])
+    pieces = [
+        rows
+        for low, high in ((0, 7), (7, 33), (33, ROWS))
+        for _, rows in start_rows(spec, 3, row_start=low, row_end=high)
+    ]
     assert torch.equal(torch.cat(pieces), whole)
-    assert not torch.equal(whole, torch.cat([rows for _, rows in start_rows(spec, 4, 0, ROWS)]))
+    assert not torch.equal(whole, torch.cat([rows for _, rows in start_rows(spec, 4, row_start=0, row_end=ROWS)]))
     assert abs(float(whole.std()) - 0.1) < 0.02
 
 
@@ -198,7 +215,7 @@ def test_textbook_optimizers_against_numpy(optimizer: str) -> None:
     for step in range(1, 6):
         g = rng.normal(size=(4, 3))
         g[2] = 0
-        update(weight, torch.tensor(g), state, config)
+        update(weight, torch.tensor(g), state=state, config=config)
         if optimizer == "sgd":
             w = w - 0.1 * g
         elif optimizer == "adagrad":
@@ -219,12 +236,93 @@ def test_textbook_optimizers_against_numpy(optimizer: str) -> None:
         ({"placement": "column_wise"}, "rowwise_adagrad"),
         ({"placement": "column_wise", "optimizer": "sgd"}, "multiple of 12"),
         ({"optimizer": "adam", "max_dense_rows": 10}, "use rowwise_adagrad"),
-        ({"placement": {"nothing*": "row_wise"}}, "nothing*"),
+        ({"placement": {"nothing*": "row_wise"}}, r"nothing\*"),
+        ({"placement": "data_parallel", "device_gb": 1e-6}, "worker 0 of 3 would hold .*tables.device_gb"),
     ],
 )
 def test_refused(config: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says.replace("*", r"\*")):
+    with pytest.raises(UserError, match=says):
         plan(SPECS, TablesConfig(**config), world_size=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"name": "item"}, "share a name"),
+        ({"name": "a.b"}, "without '.'"),
+        ({"like": "nowhere"}, "like 'nowhere'"),
+        ({"like": "item"}, "same rows and dim"),
+        ({"like": "set0/user"}, "whole rows"),
+    ],
+)
+def test_tables_refused(change: dict[str, Any], says: str) -> None:
+    specs = (*SPECS[:3], replace(SPECS[1], **{"name": "other", **change}))
+    with pytest.raises(UserError, match=says):
+        plan(specs, TablesConfig(placement="column_wise", optimizer="sgd"), world_size=2)
+
+
+def test_a_feature_that_batches_lack_is_named() -> None:
+    specs = (TableSpec(name="t", rows=4, dim=8, features=("color",)),)
+    with group_of_one():
+        sharded_tables = build_tables(specs, (STAGE,), TablesConfig(), device=CPU, seed=1)
+        for tables in (sharded_tables, PlainTables(specs)):
+            with pytest.raises(UserError, match="table 't' looks up feature 'color', which batches lack; they have"):
+                tables(batch_of(0, 0, 1))
+
+
+@pytest.mark.parametrize("wrong", [ROWS, -1])
+def test_an_id_beyond_its_table_stops(wrong: int) -> None:
+    batch = batch_of(0, 0, 1)
+    batch.ids["user"][3] = wrong
+    with group_of_one():
+        tables = build_tables(SPECS[:1], (STAGE,), TablesConfig(), device=CPU, seed=1)
+        with pytest.raises(RuntimeError):
+            tables(batch)
+
+
+def test_a_stage_that_cuts_through_a_group_is_refused() -> None:
+    with group_of_one():
+        tables = build_tables(SPECS, (STAGE,), TablesConfig(), device=CPU, seed=1)
+        with pytest.raises(ValueError, match="'other' is not among"):
+            tables.start_stage(replace(STAGE, name="other", train=("set0/*",)))
+
+
+def test_lists_that_are_all_empty() -> None:
+    batch = batch_of(0, 0, 1)
+    none = Ragged(torch.empty(0, dtype=torch.int64), torch.zeros(len(batch), dtype=torch.int64))
+    batch = replace(batch, lists=dict.fromkeys(batch.lists, none))
+    with group_of_one():
+        rows = build_tables(SPECS, (STAGE,), TablesConfig(), device=CPU, seed=1)(batch)
+    assert rows["words.words"].shape == (0, 8)
+    assert rows["sequence.item"].shape == (len(batch), 10)
+    assert float(rows["tags.tags"].abs().max()) == float(rows["item.history"].abs().max()) == 0
+
+
+def test_folding_keys_changes_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for threads in (0, 1_000):
+        monkeypatch.setattr("mdr_dist.tables.collection.FOLD_THREADS", threads)
+        with group_of_one():
+            tables = build_tables(SPECS, (STAGE,), TablesConfig(lr=0.05), device=CPU, seed=1)
+            found.append(tables(batch_of(0, 0, 1)))
+            run_steps(tables, trained_names(SPECS), rank=0, world=1, steps=range(20))
+            found[-1] |= {name: full_table(tables, name) for name in tables.specs}
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.allclose(found[0][key], found[1][key], atol=1e-6) for key in found[0])
+
+
+def test_the_libraries_leave_logging_alone() -> None:
+    program = "import logging, mdr_dist.tables; assert not logging.getLogger().handlers; logging.warning('heard')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == "WARNING:root:heard\n"
+    own = logging.StreamHandler()
+    logging.getLogger().addHandler(own)
+    try:
+        with group_of_one():
+            build_tables(SPECS[:1], (STAGE,), TablesConfig(), device=CPU, seed=1)
+        assert own in logging.getLogger().handlers
+    finally:
+        logging.getLogger().removeHandler(own)
 
 
 def test_plan_places_by_pattern_and_size() -> None:
@@ -235,7 +333,20 @@ def test_plan_places_by_pattern_and_size() -> None:
     assert placed["item"].bytes_per_worker == 2 * ROWS * 16 * 4
     assert {placed["tags"].rank, placed["words"].rank, placed["frozen"].rank} == {0, 1}
     tight = TablesConfig(device_gb=2 * ROWS * 16 * 4 / 2**30)
-    assert {row.table for row in plan(SPECS, tight, world_size=2) if row.placement == "row_wise"} == {"item"}
+    assert {row.table for row in plan(SPECS[:3], tight, world_size=2) if row.placement == "row_wise"} == {"item"}
+
+
+def test_auto_cuts_the_largest_tables_until_all_fit() -> None:
+    size = 100 * 8 * 4
+    specs = tuple(TableSpec(name=f"t{i}", rows=100 - i, dim=8, features=("user",)) for i in range(4))
+    config = TablesConfig(optimizer="sgd", device_gb=2.6 * size / 2**30)
+    free = plan(specs, config, world_size=1 + 1)
+    assert {row.placement for row in free} == {"table_wise"}
+    uneven = (*specs, TableSpec(name="t4", rows=95, dim=8, features=("user",)))
+    placed = plan(uneven, config, world_size=2)
+    assert [row.table for row in placed if row.placement == "row_wise"] == ["t0"]
+    held = [sum(r.bytes_per_worker for r in placed if r.rank in (-1, rank)) for rank in (0, 1)]
+    assert max(held) <= 2.6 * size
 
 
 def test_state_is_not_a_copy() -> None:
