@@ -106,7 +106,6 @@ class Collection(nn.Module):
                 for first, rows in start_rows(spec, seed, row_start=shard.row_start, row_end=end):
                     at = first - shard.row_start
                     shard.tensor[at : at + len(rows)] = rows[:, shard.col_start : shard.col_start + shard.columns]
-                shard.spread()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Rows by "table.feature": [B, dim], or [T, dim] for an unpooled list."""
@@ -146,8 +145,6 @@ class Collection(nn.Module):
                 for shard, filled in zip(self._shards[name], tensor.local_shards(), strict=True):
                     if filled.tensor.data_ptr() != shard.stored[part].data_ptr():
                         shard.view(part).copy_(filled.tensor)
-        for shard in self._local():
-            shard.spread()
 
     def reset_optimizer(self) -> None:
         """Forget the optimizer state."""

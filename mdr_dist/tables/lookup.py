@@ -144,7 +144,7 @@ def _mean(sums: Tensor, batch: Batch, feature: str) -> Tensor:
 
 
 class _FirstCopy(torch.autograd.Function):
-    """The first of several equal copies of each row; back, all get the same gradient and so stay equal."""
+    """The first of several copies of each row; back, all get its gradient, so that the mean of its square is right."""
 
     @staticmethod
     def forward(ctx: Any, stored: Tensor, dim: int) -> Tensor:

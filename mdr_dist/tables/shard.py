@@ -13,9 +13,10 @@ CHUNK = 65_536  # rows mapped at once: bounds the memory that a table operation 
 
 
 def stored_dim(dim: int) -> int:
-    """Columns in memory for rows of `dim`: fbgemm wants a multiple of 4, so rows are stored several times over.
+    """Columns in memory for rows of `dim`: fbgemm wants a multiple of 4, so some are stored several times over.
 
-    Zeros behind the row would change row-wise Adagrad's mean over columns; equal copies with equal gradients do not.
+    Zero columns would change row-wise Adagrad's mean over the squared gradient; columns that repeat the row's do not.
+    Only a row's first copy is ever read.
     """
     return math.lcm(dim, 4)
 
@@ -24,8 +25,7 @@ def stored_dim(dim: int) -> int:
 class TableShard:
     """A table's rows from `row_start` and `columns` columns from `col_start`.
 
-    `stored` is the memory itself: `weight` and optimizer state, [n, width] or [n] each. Where width is more than
-    `columns`, a row is stored several times over (see `stored_dim`); whoever writes calls `spread` afterwards.
+    `stored` is the memory itself: `weight` and optimizer state, [n, width] or [n] each; see `stored_dim`.
     """
 
     stored: Mapping[str, Tensor]
@@ -43,13 +43,6 @@ class TableShard:
         tensor = self.stored[key]
         return tensor[:, : self.columns] if tensor.dim() == 2 else tensor
 
-    def spread(self) -> None:
-        """Make all copies of a row equal to the one in view."""
-        for tensor in self.stored.values():
-            if tensor.dim() == 2 and tensor.shape[1] > self.columns and len(tensor):
-                copies = tensor.view(len(tensor), -1, self.columns)
-                copies[:, 1:] = copies[:, :1]
-
 
 @torch.no_grad()
 def map_shards(fn: Callable[..., Tensor], into: list[TableShard], *sources: list[TableShard]) -> None:
@@ -62,7 +55,6 @@ def map_shards(fn: Callable[..., Tensor], into: list[TableShard], *sources: list
         for start in range(0, len(shards[0].tensor), CHUNK):
             parts = [shard.tensor[start : start + CHUNK] for shard in shards]
             parts[0].copy_(fn(*parts[1:]))
-        shards[0].spread()
 
 
 NOT_ALIGNED = "the tables' shards are not aligned: declare one `like` the other"

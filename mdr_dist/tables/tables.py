@@ -41,8 +41,8 @@ class Tables(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Rows by "table.feature", in the order declared: [B, dim], or [T, dim] for an unpooled list.
 
-        Differentiable once. All processes call it alike, and either all or none go backward through a collection. Rows of tables that the
-        current stage does not train carry no graph.
+        Differentiable once. All processes call it alike, and either all or none go backward through a collection.
+        Rows of tables that the current stage does not train carry no graph.
         """
         rows: dict[str, Tensor] = {}
         for part in self._parts:
