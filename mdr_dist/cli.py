@@ -42,21 +42,23 @@ def synth(  # noqa: PLR0913
     named = {"users": users, "items": items, "domains": domains, "rows": rows, "features": features}
     named |= {"conflict": conflict, "seed": seed}
     flags = tuple(f"{key}={value}" for key, value in named.items() if value is not None)
-    report = synthesize(path, configure(preset, flags + tuple(settings or ())))
-    _show_report(path, report)
+    synthesize(path, configure(preset, flags + tuple(settings or ())))
+    _show_rows(path)
 
 
 @app.command()
 def prepare(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe: jobs/<dataset>/prepare.yaml.")],
     path: Annotated[str, typer.Argument(metavar="OUT", help="The new data set's folder.")],
+    *,
     raw: Annotated[str, typer.Option(help="Folder of the raw files; else $MDR_DATA/<dataset>.")] = "",
     workers: Annotated[int, typer.Option(help="Ray workers; 0: in this process.")] = 0,
 ) -> None:
     """Turn raw logs into a data set."""
     from mdr_dist.data.prepare import prepare as run_prepare
 
-    _show_report(path, run_prepare(recipe, path, raw=raw, workers=workers))
+    run_prepare(recipe, path, raw=raw, workers=workers)
+    _show_rows(path)
 
 
 @app.command()
@@ -70,6 +72,7 @@ def inspect(path: Annotated[str, typer.Argument(metavar="DATASET")]) -> None:
 @app.command()
 def plan(
     job: Annotated[str, typer.Argument(metavar="JOB.yaml")],
+    *,
     settings: Settings = None,
     world_size: Annotated[int, typer.Option(help="Workers to plan for.")] = 1,
     device: Annotated[Literal["cpu", "cuda"], typer.Option()] = "cpu",
@@ -84,16 +87,20 @@ def plan(
     stages = Table("stage", "lane", "needs", "trains")
     for stage in value["stages"]:
         stages.add_row(stage["name"], stage["lane"], ", ".join(stage["needs"]), ", ".join(stage["train"]))
-    tables = Table(*value["tables"][0])
+    tables = Table("table", "rows", "dim", "placement", "rank", "MB a worker")
     for row in value["tables"]:
-        tables.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row.values()))
+        rank = "all" if row["rank"] < 0 else str(row["rank"])
+        size = f"{row['bytes_per_worker'] / 2**20:,.1f}"
+        tables.add_row(row["table"], f"{row['rows']:,}", str(row["dim"]), row["placement"], rank, size)
     out.print(stages, tables)
-    out.print(f"dense parameters: {value['dense_parameters']:,}")
+    whole = sum(row["weight_bytes"] + row["optimizer_bytes"] for row in value["tables"]) / 2**20
+    out.print(f"tables with optimizer state: {whole:,.1f} MB; dense parameters: {value['dense_parameters']:,}")
 
 
 @app.command()
 def train(
     job: Annotated[str, typer.Argument(metavar="JOB.yaml")],
+    *,
     settings: Settings = None,
     runs: Annotated[str, typer.Option(help="Folder of runs, local or s3://.")] = "",
     workers: Annotated[int, typer.Option(help="Ray Train workers; 0: in this process.")] = -1,
@@ -135,6 +142,7 @@ def status(run: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
 @app.command()
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or an export.")],
+    *,
     dataset: Annotated[str, typer.Option(help="Another data set with the same schema.")] = "",
     split: Annotated[str, typer.Option()] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -194,9 +202,15 @@ def _cell(value: object) -> str:
     return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _show_report(path: str, report: dict[str, Any]) -> None:
-    out.print_json(data=report)
-    out.print(f"data set: {path}")
+def _show_rows(path: str) -> None:
+    from mdr_dist.data.layout import read_schema
+
+    schema = read_schema(path)
+    table = Table("domain", *schema.rows, title=f"{schema.name}: rows by domain and split")
+    for domain in schema.domains:
+        table.add_row(domain, *(f"{rows.get(domain, 0):,}" for rows in schema.rows.values()))
+    out.print(table)
+    out.print(f"data set: {path}  (what was kept and dropped: {path}/report.json)")
 
 
 def _echo(line: str) -> None:

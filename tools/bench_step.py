@@ -27,12 +27,12 @@ VARIANTS = {"no covariance loss": {"alpha": 0.0}, "32 rows": {"cov_rows": 32}, "
 EXPERTS = [256, 128]
 
 
-def trainer_of(dataset: str, folder: str, variant: dict[str, float], args: argparse.Namespace) -> Trainer:
+def trainer_of(dataset: str, folder: str, *, variant: dict[str, float], args: argparse.Namespace) -> Trainer:
     """A trainer of Crocodile with one form of the covariance loss."""
     method = {"name": "crocodile", "dim": 16, "experts": EXPERTS, "towers": [64], **variant}
     job = Job.model_validate({"name": "bench", "data": {"path": dataset, "batch": args.batch}, "method": method})
     device = torch.device(args.device)
-    return build_trainer(job, check(job), folder, device=device)
+    return build_trainer(job, check(job), run=folder, device=device)
 
 
 def seconds(trainer: Trainer, steps: int) -> list[float]:
@@ -44,7 +44,7 @@ def seconds(trainer: Trainer, steps: int) -> list[float]:
     for batch in trainer.source.batches(stage.data, stage=stage.name, epoch=0):
         moved = batch.to(trainer.device)
         start = time.perf_counter()
-        train_step(trainer.tables, stage, moved, dense=dense)
+        train_step(trainer.tables, stage, batch=moved, dense=dense)
         if trainer.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
@@ -68,7 +68,10 @@ def main() -> None:
         dataset = f"{folder}/data"
         settings = (f"users={args.users}", "domains=5", "features=20", f"rows={rows}")
         synthesize(dataset, configure("large", settings))
-        trainers = {name: trainer_of(dataset, f"{folder}/{name}", variant, args) for name, variant in VARIANTS.items()}
+        trainers = {
+            name: trainer_of(dataset, f"{folder}/{name}", variant=variant, args=args)
+            for name, variant in VARIANTS.items()
+        }
         taken: dict[str, list[float]] = {name: [] for name in trainers}
         for _ in range(args.rounds):
             for name, trainer in trainers.items():

@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
+from torch.distributed.checkpoint import load, save  # pyright: ignore[reportPrivateImportUsage]
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed.checkpoint.api import CheckpointException
 
 from mdr_dist import storage
 from mdr_dist.batch import world_size
@@ -62,7 +63,7 @@ class Checkpoints:
             storage.make_folder(folder)
         barrier()
         with quiet():
-            dcp.save(tables, storage_writer=FsspecWriter(folder, single_file_per_rank=True), no_dist=world_size() == 1)
+            save(tables, storage_writer=FsspecWriter(folder, single_file_per_rank=True), no_dist=world_size() == 1)
         if is_first():
             storage.write_bytes(storage.join(folder, DENSE), save_tensors(contiguous(dense)))
             storage.write_json(storage.join(folder, PROGRESS), progress)
@@ -81,8 +82,8 @@ class Checkpoints:
         """Fill table state in place, whatever placement and number of processes wrote it."""
         try:
             with quiet():
-                dcp.load(tables, storage_reader=FsspecReader(self.folder(number)), no_dist=world_size() == 1)
-        except dcp.api.CheckpointException as error:
+                load(tables, storage_reader=FsspecReader(self.folder(number)), no_dist=world_size() == 1)
+        except CheckpointException as error:
             cause = next(iter(error.failures.values()))[0]
             raise UserError(f"{self.folder(number)}: the tables do not load: {str(cause).splitlines()[0]}") from error
 

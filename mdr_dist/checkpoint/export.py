@@ -44,7 +44,7 @@ def is_export(path: str) -> bool:
     return storage.exists(storage.join(path, MANIFEST))
 
 
-def export(checkpoints: Checkpoints, number: int, out: str, *, method: Method, job: Job, form: Form) -> dict[str, Any]:
+def export(checkpoints: Checkpoints, number: int, *, out: str, method: Method, job: Job, form: Form) -> dict[str, Any]:
     """Write checkpoint `number` to the new folder `out` and return the manifest."""
     if storage.names(out):
         raise UserError(f"{out}: the folder is not empty; name a new one or remove it")

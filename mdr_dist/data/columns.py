@@ -66,7 +66,7 @@ class Columns:
 
 def decode(table: pa.Table, layout: Layout, *, domain: int, where: str) -> Columns:
     """The row group as arrays; a `UserError` that begins with `where` if it holds what the schema does not allow."""
-    columns = {name: plain(table, name, expected, where) for name, expected in layout.types.items()}
+    columns = {name: plain(table, name, expected=expected, where=where) for name, expected in layout.types.items()}
     for feature in layout.ids:
         check_ids(_numpy(columns[feature.name]), feature, where)
     user_key = _numpy(columns[USER_KEY])
@@ -77,7 +77,7 @@ def decode(table: pa.Table, layout: Layout, *, domain: int, where: str) -> Colum
     return Columns(ids, floats, user_key, lists, domain)
 
 
-def plain(table: pa.Table, name: str, expected: pa.DataType, where: str) -> pa.Array:
+def plain(table: pa.Table, name: str, *, expected: pa.DataType, where: str) -> pa.Array:
     """A column as one array of the expected type without nulls; a `UserError` if it is not that."""
     if name not in table.column_names:
         raise UserError(f"{where}: no column {name}; prepare the data set again")

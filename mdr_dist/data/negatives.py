@@ -158,7 +158,7 @@ def _collect(reader: Reader, groups: tuple[Group, ...], pairs: Ints) -> tuple[In
     names = [USER_KEY, schema.item, *schema.labels[:1]]
     for group in groups:
         table, where = reader.table(group, names), reader.where(group)
-        user_key, item_id, *label = (plain(table, name, types[name], where).to_numpy() for name in names)
+        user_key, item_id, *label = (plain(table, name, expected=types[name], where=where).to_numpy() for name in names)
         check_ids(item_id, item, where)
         check_users(user_key, where, limit=np.iinfo(np.int64).max // item.rows)
         default = item.starts[group.domain] if item.starts else 0

@@ -75,7 +75,7 @@ def diversity_index_specific_forward(
     return diversity_index_all_forward(norms[:, list(pair)], big, small)
 
 
-def conflict_rows(
+def conflict_rows(  # budget: user, item and label are one row, and read as such
     user: ArrayLike, item: ArrayLike, label: ArrayLike, *, domain: ArrayLike, pair: tuple[int, int]
 ) -> NDArray[np.bool_]:
     """[N] the rows of the pair's domains whose (user, item) has the opposite label in the other domain.

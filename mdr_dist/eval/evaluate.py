@@ -19,7 +19,7 @@ Lookup = Callable[[Batch], Mapping[str, Tensor]]
 
 
 @torch.no_grad()
-def evaluate(method: Method, lookup: Lookup, source: Source, slice_: Slice, *, device: torch.device) -> dict[str, Any]:
+def evaluate(method: Method, lookup: Lookup, *, source: Source, slice_: Slice, device: torch.device) -> dict[str, Any]:
     """Metrics of a slice: `{"<domain>": {...}, "macro": {...}, "pooled": {...}}`, the same in every process.
 
     Exact: every process's scores are gathered, so the figures do not depend on how rows fell to processes.

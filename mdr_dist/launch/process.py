@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from mdr_dist import storage
 from mdr_dist.checkpoint.checkpoint import Checkpoints
@@ -36,7 +37,7 @@ def evaluate_run(run: str, *, dataset: str = "", split: str = "test") -> dict[st
         job = job.model_copy(update={"data": job.data.model_copy(update={"path": dataset})})
     number = _newest(run)
     with group_of_one() as device:
-        trainer = build_trainer(job, check(job), run, device=device)
+        trainer = build_trainer(job, check(job), run=run, device=device)
         trainer.restore(number)
         return trainer.measure(Slice(split=split))
 
@@ -49,14 +50,14 @@ def evaluate_export(path: str, *, dataset: str = "", split: str = "test") -> dic
     if opened.schema.fingerprint != method.schema.fingerprint:
         raise UserError(f"{data.path}: prepared with another schema than the export {path}; its ids mean other things")
     source = Source(opened, data, seed=job.train.seed)
-    return evaluate(method, tables, source, Slice(split=split), device=torch.device("cpu"))
+    return evaluate(method, tables, source=source, slice_=Slice(split=split), device=torch.device("cpu"))
 
 
 def export_run(run: str, out: str, *, form: Form) -> dict[str, Any]:
     """Export a run's newest checkpoint; the manifest."""
     job = _job_of(run)
     checkpoints, number = Checkpoints(storage.join(run, LANE, "checkpoints")), _newest(run)
-    return export(checkpoints, number, out, method=check(job).method, job=job, form=form)
+    return export(checkpoints, number, out=out, method=check(job).method, job=job, form=form)
 
 
 def _job_of(run: str) -> Job:
@@ -79,7 +80,7 @@ def group_of_one() -> Iterator[torch.device]:
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     try:
         yield device
     finally:

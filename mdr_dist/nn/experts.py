@@ -16,7 +16,9 @@ from mdr_dist.nn.mlp import start
 class StackedLinear(nn.Module):
     """The weights of S linear layers: `weight` [S, I, O], `bias` [S, O] or None. Called: [S, B, I] → [S, B, O]."""
 
-    def __init__(self, copies: int, inputs: int, outputs: int, *, bias: bool = True) -> None:
+    def __init__(  # budget: as torch.nn.Linear, with the copies before
+        self, copies: int, inputs: int, outputs: int, *, bias: bool = True
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(copies, inputs, outputs))
         self.bias = nn.Parameter(torch.empty(copies, outputs)) if bias else None

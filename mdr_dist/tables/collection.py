@@ -141,22 +141,18 @@ class Collection(nn.Module):
         """Take a `state()` whose tensors were filled."""
         for key, tensor in state.items():
             name, _, part = key.rpartition("/")
-            if part != "steps":
-                for shard, filled in zip(self._shards[name], tensor.local_shards(), strict=True):
-                    if filled.tensor.data_ptr() != shard.stored[part].data_ptr():
-                        shard.view(part).copy_(filled.tensor)
+            filled = [] if part == "steps" else [shard.tensor for shard in tensor.local_shards()]
+            for shard, rows in zip(self._shards[name] if filled else [], filled, strict=True):
+                if rows.data_ptr() != shard.stored[part].data_ptr():
+                    shard.view(part).copy_(rows)
 
     def reset_optimizer(self) -> None:
         """Forget the optimizer state."""
-        for shard in self._local():
-            for key, tensor in shard.stored.items():
-                if key != "weight":
-                    tensor.zero_()
+        for shard in (shard for shards in self._shards.values() for shard in shards):
+            for key in shard.stored.keys() - {"weight"}:
+                shard.stored[key].zero_()
         for steps in self._steps.values():
             steps.zero_()
-
-    def _local(self) -> list[TableShard]:
-        return [shard for shards in self._shards.values() for shard in shards]
 
     def _sharded(self, table: str, key: str, *, dims: int) -> ShardedTensor:
         """What DCP needs: it would take a bare local tensor for a replicated one and corrupt it."""

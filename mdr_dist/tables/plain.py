@@ -38,8 +38,8 @@ class PlainTables(nn.Module):
         cls,
         specs: tuple[TableSpec, ...],
         stages: tuple[Stage, ...],
-        config: TablesConfig,
         *,
+        config: TablesConfig,
         device: torch.device,
         seed: int,
     ) -> PlainTables:

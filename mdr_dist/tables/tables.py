@@ -98,7 +98,7 @@ class Tables(nn.Module):
 
 
 def build_tables(
-    specs: tuple[TableSpec, ...], stages: tuple[Stage, ...], config: TablesConfig, *, device: torch.device, seed: int
+    specs: tuple[TableSpec, ...], stages: tuple[Stage, ...], *, config: TablesConfig, device: torch.device, seed: int
 ) -> Tables:
     """Sharded tables at their start, in every process of the group alike; `UserError` where a placement cannot be."""
     placed = {row.table: row for row in plan(specs, config, world_size=world_size(), device=device.type)}
@@ -111,7 +111,7 @@ def build_tables(
     for (kernel, _, signature), members in groups.items():
         names = tuple(spec.name for spec in members)
         if kernel == "replicated":
-            parts.append((names, PlainTables.build(tuple(members), stages, config, device=device, seed=seed)))
+            parts.append((names, PlainTables.build(tuple(members), stages, config=config, device=device, seed=seed)))
             continue
         with quiet():
             collection = Collection(members, placed, config=config, trained=any(signature), device=device)  # type: ignore[arg-type]

@@ -64,7 +64,7 @@ class DenseOptimizers:
 
     def state(self) -> dict[str, Tensor]:
         """Optimizer state as `<parameter>/<key>` → tensor."""
-        names = {parameter: name for name, parameter in self.trained.items()}
+        names: dict[Tensor, str] = {parameter: name for name, parameter in self.trained.items()}
         return {
             f"{names[parameter]}/{key}": value
             for optimizer in self._optimizers
@@ -78,7 +78,9 @@ class DenseOptimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     optimizer.state.pop(parameter, None)
-        owner = {p: o for o in self._optimizers for g in o.param_groups for p in g["params"]}
+        owner: dict[Tensor, torch.optim.Optimizer] = {
+            p: o for o in self._optimizers for g in o.param_groups for p in g["params"]
+        }
         for full, value in saved.items():
             name, _, key = full.rpartition("/")
             parameter = self.trained.get(name)

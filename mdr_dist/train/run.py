@@ -64,6 +64,9 @@ def check(job: Job) -> Plan:
     source = Source(dataset, job.data, seed=job.train.seed)
     for stage in stages:
         source.steps(stage.data)
+    on_gpu = job.launch.gpus_per_worker or (not job.launch.workers and torch.cuda.is_available())
+    workers, device = max(job.launch.workers, 1), "cuda" if on_gpu else "cpu"
+    plan_tables(method.tables(), job.tables, world_size=workers, device=device)
     return Plan(dataset, method, stages)
 
 
@@ -114,10 +117,10 @@ def train(job: Job, run: str, *, device: torch.device, echo: Echo | None = None)
     plan = check(job)
     if is_first():
         storage.write_json(storage.join(run, PLAN), plan.to_json(job, workers=world_size(), device=device.type))
-    trainer = build_trainer(job, plan, run, device=device, echo=echo)
+    trainer = build_trainer(job, plan, run=run, device=device, echo=echo)
     started = time.monotonic()
     trainer.run()
-    result = result_of(job, plan, trainer, seconds=time.monotonic() - started)
+    result = result_of(job, plan, trainer=trainer, seconds=time.monotonic() - started)
     if is_first():
         storage.write_json(finished, result)
     barrier()
@@ -125,12 +128,12 @@ def train(job: Job, run: str, *, device: torch.device, echo: Echo | None = None)
 
 
 def build_trainer(
-    job: Job, plan: Plan, run: str, *, device: torch.device, echo: Echo | None = None, make_tables: Any = build_tables
+    job: Job, plan: Plan, *, run: str, device: torch.device, echo: Echo | None = None, make_tables: Any = build_tables
 ) -> Trainer:
     """The trainer of a checked job in this process; `make_tables` may put the unsharded twin in place."""
     rank = torch.distributed.get_rank() if world_size() > 1 else 0
     method = plan.method.to(device)
-    tables = make_tables(method.tables(), plan.stages, job.tables, device=device, seed=job.train.seed)
+    tables = make_tables(method.tables(), plan.stages, config=job.tables, device=device, seed=job.train.seed)
     return Trainer(
         method=method,
         tables=tables,
@@ -145,7 +148,7 @@ def build_trainer(
     )
 
 
-def result_of(job: Job, plan: Plan, trainer: Trainer, *, seconds: float) -> dict[str, Any]:
+def result_of(job: Job, plan: Plan, *, trainer: Trainer, seconds: float) -> dict[str, Any]:
     """`metrics.json`: who, on what, how well on the test split, how fast."""
     split = "test" if "test" in plan.dataset.schema.rows else "val"
     test = trainer.measure(Slice(split=split))

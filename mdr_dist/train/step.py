@@ -16,7 +16,7 @@ from mdr_dist.train.dense import DenseOptimizers
 from mdr_dist.train.update import backward
 
 
-def train_step(tables: Tables, stage: Stage, batch: Batch, *, dense: DenseOptimizers) -> Losses:
+def train_step(tables: Tables, stage: Stage, *, batch: Batch, dense: DenseOptimizers) -> Losses:
     """Train on one batch and return this process's losses, detached."""
     rows = tables(batch)
     leaves = {key: row.detach().requires_grad_(_trained(key, stage)) for key, row in rows.items()}

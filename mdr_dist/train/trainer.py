@@ -128,7 +128,7 @@ class Trainer:
     def _step(self, stage: Stage, batch: Batch, dense: DenseOptimizers) -> dict[str, Tensor]:
         torch.manual_seed(batch.seed)  # dropout: a function of the step, so that a resumed run draws the same
         try:
-            return train_step(self.tables, stage, batch.to(self.device), dense=dense)
+            return train_step(self.tables, stage, batch=batch.to(self.device), dense=dense)
         except FloatingPointError as error:
             raise FloatingPointError(f"{error} at epoch {self.progress.epoch}, step {self.progress.step}") from None
 
@@ -165,7 +165,7 @@ class Trainer:
 
     def measure(self, slice_: Slice) -> dict[str, Any]:
         """Metrics of a slice with the state as it is."""
-        return evaluate(self.method, self.tables, self.source, slice_, device=self.device)
+        return evaluate(self.method, self.tables, source=self.source, slice_=slice_, device=self.device)
 
     def _leave(self, stage: Stage, dense: DenseOptimizers) -> None:
         patience = self.config.patience if stage.until.patience is None else stage.until.patience

@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 
 from mdr_dist.data import layout
 from mdr_dist.data.reader import Dataset
 from mdr_dist.schema import Feature, Schema
+
+settings.register_profile("no deadline", deadline=None)  # a busy machine is no defect
+settings.load_profile("no deadline")
 
 USERS, ITEMS, SERIALS, WORDS = 40, 30, 100_000, 50  # ITEMS a domain
 GROUP = 16  # rows a row group while the fixture is in use

@@ -19,6 +19,7 @@ from scipy import stats
 
 from mdr_dist.config import DataConfig
 from mdr_dist.data import negatives as module
+from mdr_dist.data import source as source_module
 from mdr_dist.data.negatives import Negatives, uniforms
 from mdr_dist.data.reader import Reader
 from mdr_dist.data.source import Source
@@ -106,6 +107,18 @@ def test_negatives_do_not_depend_on_workers_or_start(tiny: Make, mix: Any) -> No
         for world in (1, 3)
     ]
     assert swept[0] == swept[1] and len(swept[0]) == 240
+
+
+@pytest.mark.parametrize("mix", ["joint", "alternate"])
+def test_every_row_of_an_epoch_draws_by_a_number_of_its_own(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch, mix: Any
+) -> None:
+    data, places = tiny(SIZES), list[int]()
+    monkeypatch.setattr(
+        source_module, "uniforms", lambda place, n, seed: places.extend(place.tolist()) or uniforms(place, n, seed)
+    )
+    list(source(data).batches(Slice(negatives=1, mix=mix), stage="joint", epoch=0))
+    assert sorted(places) == list(range(240))
 
 
 def test_draws_are_uniform_over_what_a_user_lacks() -> None:

@@ -1,25 +1,21 @@
-"""What a worker reads: every row once, the same batches for any number of workers, and what goes wrong on disk."""
+"""What a worker reads: every row once, and the same batches for any number of workers."""
 
 from __future__ import annotations
 
 import gc
 import itertools
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from mdr_dist import storage
 from mdr_dist.batch import Batch
 from mdr_dist.config import DataConfig
-from mdr_dist.data.source import Dataset, Source
+from mdr_dist.data.source import Source
 from mdr_dist.errors import UserError
 from mdr_dist.stage import Slice
 
@@ -155,67 +151,6 @@ def test_row_groups_come_in_another_order_each_epoch(tiny: Make) -> None:
     assert len(orders) == 3 and all(sorted(order) == list(range(20)) for order in orders)
 
 
-def test_rows_arrive_as_they_were_written(tiny: Make) -> None:
-    data = tiny(SIZES)
-    for batch in source(data, batch=32).batches(Slice(), stage="joint", epoch=0):
-        words, history = (
-            torch.split(r.values, r.lengths.tolist()) for r in (batch.lists["words"], batch.lists["history"])
-        )
-        for i in range(len(batch)):
-            if batch.weight[i] == 0:
-                continue
-            row = data.row(int(batch.ids["serial"][i]))
-            assert {n: int(batch.ids[n][i]) for n in ("user", "item", "domain")} == {
-                n: row[n] for n in ("user", "item", "domain")
-            }
-            assert batch.domain[i] == row["domain"] and batch.user_key[i] == row["user_key"]
-            assert words[i].tolist() == row["words"] and history[i].tolist() == row["history"]
-            assert batch.dense["vector"][i].tolist() == row["vector"] and batch.dense["price"][i].tolist() == [
-                row["price"]
-            ]
-            assert [batch.labels[n][i].item() for n in ("click", "buy")] == [row["click"], row["buy"]]
-            assert batch.label is batch.labels["click"]
-
-
-def test_shapes_dtypes_and_padding(tiny: Make) -> None:
-    data = tiny(SIZES)
-    last = list(source(data, batch=32, streams=4).batches(Slice(), stage="joint", epoch=0))[-1]
-    # 330 rows in four streams: 82, 83, 82, 83, eight a batch: the eleventh holds 2, 3, 2, 3
-    real = torch.tensor([1] * 2 + [0] * 6 + [1] * 3 + [0] * 5 + [1] * 2 + [0] * 6 + [1] * 3 + [0] * 5)
-    assert last.count == 10 and torch.equal(last.weight, real.float())
-    assert last.position[last.weight > 0].tolist() == list(range(10))
-    pad = last.weight == 0
-    assert set(last.position[pad].tolist()) == {-1} == set(last.user_key[pad].tolist())
-    zeros = [*last.ids.values(), *last.labels.values(), *last.dense.values(), last.domain]
-    assert all(not column[pad].any() for column in zeros)
-    assert all(not r.lengths[pad].any() and int(r.lengths.sum()) == len(r.values) for r in last.lists.values())
-    assert set(last.ids) == {"user", "item", "domain", "serial"}
-    assert last.dense["price"].shape == (32, 1) and last.dense["vector"].shape == (32, 3)
-    whole = [*last.ids.values(), last.domain, last.user_key, last.position, *(r.lengths for r in last.lists.values())]
-    assert {t.dtype for t in whole} | {r.values.dtype for r in last.lists.values()} == {torch.int64}
-    assert {t.dtype for t in (*last.labels.values(), *last.dense.values(), last.weight)} == {torch.float32}
-    assert last.domains == 3
-
-
-def test_wide_ids_survive(tiny: Make) -> None:
-    big = 2**40
-    data = tiny({("train", "books", -1): 40})
-    schema = data.dataset.schema
-    features = tuple(f.model_copy(update={"rows": big + 50}) if f.name == "words" else f for f in schema.features)
-    features = tuple(f.model_copy(update={"rows": big + 50}) if f.name == "user" else f for f in features)
-    wide = schema.model_copy(update={"features": features})
-    wide = type(wide).model_validate(wide.model_dump())
-    table = data.tables["train", "books", -1]
-    users = pa.array(table["user"].to_numpy().astype(np.int64) + big, pa.int64())
-    words = pa.array([[w + big for w in row] for row in table["words"].to_pylist()], pa.list_(pa.int64()))
-    table = table.set_column(0, "user", users).set_column(table.column_names.index("words"), "words", words)
-    again = data.write(wide, {("train", "books", -1): table})
-    batch = next(source(again, batch=40).batches(Slice(), stage="joint", epoch=0))
-    serial = batch.ids["serial"].numpy()
-    assert np.array_equal(batch.ids["user"].numpy(), users.to_numpy()[serial])
-    assert batch.lists["words"].values.tolist() == [w for s in serial for w in words[int(s)].as_py()]
-
-
 def test_domains_keep_about_their_shares_in_every_batch(tiny: Make) -> None:
     data = tiny({("train", "books", -1): 16 * 48, ("train", "films", -1): 16 * 16})
     for seed in range(5):
@@ -265,53 +200,6 @@ def test_a_sweep_may_be_smaller_than_a_batch_or_than_the_workers(tiny: Make) -> 
     assert together(parts) == [data.serials("val")]
 
 
-def test_a_small_cache_changes_nothing(tiny: Make) -> None:
-    data = tiny({("train", "books", -1): 400, ("train", "films", -1): 300})
-    for mix in ("joint", "alternate"):
-        slice = Slice(mix=mix)  # type: ignore[arg-type]
-        large, small = source(data, batch=20, streams=4), source(data, batch=20, streams=4)
-        small.reader._max_bytes = 1
-        expected = serials(large.batches(slice, stage="joint", epoch=0))
-        assert serials(small.batches(slice, stage="joint", epoch=0)) == expected
-
-
-def test_a_row_group_in_use_is_decoded_once_a_stream(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With no cache at all, a stream still reads each of its row groups once, also when domains take turns."""
-    data = tiny({("train", "books", -1): 320, ("train", "films", -1): 160})
-    for mix in ("joint", "alternate"):
-        reader = source(data, batch=4, streams=2, prefetch=0)
-        reader.reader._max_bytes = 0
-        decoded: Counter[int] = Counter()
-        table = reader.reader.table
-        monkeypatch.setattr(reader.reader, "table", lambda g, n, d=decoded, t=table: d.update([g.number]) or t(g, n))
-        list(reader.batches(Slice(mix=mix), stage="joint", epoch=0))  # type: ignore[arg-type]
-        assert len(decoded) == 30
-        assert sum(decoded.values()) <= 30 + 2  # one more where two streams meet inside a row group
-
-
-def test_the_cache_serves_the_next_epoch_and_keeps_to_its_bound(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = tiny({("train", "books", -1): 320, ("val", "books", -1): 160})
-    reader, decoded = source(data), list[int]()
-    cache, table = reader.reader, reader.reader.table
-    monkeypatch.setattr(cache, "table", lambda g, names: decoded.append(g.number) or table(g, names))
-    first = flat(reader.batches(Slice(), stage="joint", epoch=0))
-    assert sorted(decoded) == list(range(20))
-    assert cache._bytes == sum(columns.bytes for columns in cache._decoded.values()) > 0
-    assert sorted(flat(reader.batches(Slice(), stage="joint", epoch=1))) == sorted(first)
-    assert len(decoded) == 20
-
-    bound = cache._bytes // 2
-    small = source(data)
-    small.reader._max_bytes = bound
-    for epoch in (0, 1):
-        flat(small.batches(Slice(), stage="joint", epoch=epoch))
-        assert 0.8 * bound < small.reader._bytes <= bound
-        assert small.reader._bytes == sum(columns.bytes for columns in small.reader._decoded.values())
-    kept = set(small.reader._decoded)
-    flat(small.sweep(Slice(split="val")))  # an evaluation drives no training rows out
-    assert kept <= set(small.reader._decoded)
-
-
 # what is wrong with the question
 
 
@@ -334,110 +222,6 @@ def test_wrong_slices_are_refused(tiny: Make) -> None:
         source(data, batch=128).batches(Slice(), stage="joint", epoch=0)
     with pytest.raises(UserError, match=r"data\.streams: 4 streams cannot feed 5 workers"):
         source(data, batch=4, rank=0, world=5)
-
-
-# what is wrong on disk
-
-
-def corrupt(data: Any, change: Callable[[str], None]) -> str:
-    """Change the largest shard of the train split and return its path inside the data set."""
-    shard = max((s for s in data.dataset.shards if s.split == "train"), key=lambda s: s.rows)
-    change(os.path.join(data.path, shard.path))
-    return shard.path
-
-
-def read_all(data: Any) -> None:
-    list(source(data, batch=20).batches(Slice(), stage="joint", epoch=0))
-
-
-def test_a_truncated_shard_is_named(tiny: Make) -> None:
-    data = tiny(SIZES)
-    path = corrupt(data, lambda path: os.truncate(path, os.path.getsize(path) // 2))
-    with pytest.raises(UserError, match=rf"{path}: row group \d+: the file has \d+ bytes, files.json says \d+"):
-        read_all(data)
-
-
-def test_a_shard_that_vanishes_while_training_is_named(tiny: Make) -> None:
-    data = tiny(SIZES)
-    batches = source(data, batch=20, streams=1).batches(Slice(), stage="joint", epoch=0)
-    next(batches)
-    paths = {shard.path for shard in data.dataset.shards if shard.split == "train"}
-    for path in paths:
-        os.remove(os.path.join(data.path, path))
-    with pytest.raises(UserError, match=r"domain=.*\.parquet: row group \d+: the file is gone"):
-        list(batches)
-
-
-def test_garbage_inside_a_shard_is_named(tiny: Make) -> None:
-    def overwrite(path: str) -> None:
-        with open(path, "r+b") as file:
-            file.seek(4)
-            file.write(b"\xff" * 400)
-
-    data = tiny(SIZES)
-    path = corrupt(data, overwrite)
-    with pytest.raises(UserError, match=rf"{path}: row group 0: "):
-        read_all(data)
-
-
-def test_rows_that_the_index_does_not_know_are_named(tiny: Make) -> None:
-    data = tiny(SIZES)
-    index = storage.read_json(f"{data.path}/files.json")
-    entry = max(index["files"], key=lambda e: e["rows"])
-    entry["rows"], entry["row_groups"] = entry["rows"] - 1, [*entry["row_groups"][:-1], entry["row_groups"][-1] - 1]
-    storage.write_json(f"{data.path}/files.json", index)
-    reader = Source(Dataset.open(data.path), DataConfig(path=data.path, batch=20), seed=0)
-    with pytest.raises(UserError, match=rf"{entry['path']}.*holds \d+ rows in 4 row groups, files.json says"):
-        list(reader.batches(Slice(), stage="joint", epoch=0))
-
-
-def with_value(column: str, value: object) -> Callable[..., pa.Table]:
-    """Put a value into the last row of the films."""
-
-    def change(key: tuple[str, str, int], table: pa.Table) -> pa.Table:
-        if key[:2] != ("train", "films"):
-            return table
-        at, rows = table.column_names.index(column), table[column].to_pylist()
-        return table.set_column(at, table.schema.field(at), pa.array([*rows[:-1], value], table.schema.types[at]))
-
-    return change
-
-
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("user", 40, r"column user: id 40 is not in \[0, 40\)"),
-        ("item", -3, r"column item: id -3 is not in \[0, 90\)"),
-        ("history", [1, 90], r"column history: id 90 is not in \[0, 90\)"),
-        ("words", [-1], r"column words: id -1 is not in \[0, 50\)"),
-        ("user_key", -1, "column user_key: -1 is not in"),
-        ("click", float("nan"), r"column click: row 9 is nan"),
-        ("price", float("inf"), r"column price: row 9 is inf"),
-        ("vector", [0.0, float("nan"), 0.0], r"column vector: row 9 is nan"),
-        ("user", None, "column user has 1 empty values"),
-        ("words", [None], "column words has empty values inside lists"),
-    ],
-)
-def test_values_that_the_schema_does_not_allow_are_named(tiny: Make, column: str, value: object, message: str) -> None:
-    data = tiny(SIZES, change=with_value(column, value))
-    with pytest.raises(UserError, match=rf"domain=films/split=train/part-00001\.parquet: row group 1: {message}"):
-        read_all(data)
-
-
-def test_columns_that_lack_or_differ_are_named(tiny: Make) -> None:
-    data = tiny(SIZES, change=lambda _, table: table.drop_columns(["price"]))
-    with pytest.raises(UserError, match="no column price"):
-        read_all(data)
-    data = tiny(SIZES, change=lambda _, t: t.set_column(0, "user", t["user"].cast(pa.int64())))
-    with pytest.raises(UserError, match="column user is int64, the schema asks for int32"):
-        read_all(data)
-
-
-def test_what_is_no_index_is_named(tiny: Make) -> None:
-    data = tiny(SIZES)
-    storage.write_json(f"{data.path}/files.json", {"files": [{"path": "x"}]})
-    with pytest.raises(UserError, match=r"files\.json: not an index of shards"):
-        Dataset.open(data.path)
 
 
 # threads
@@ -468,17 +252,3 @@ def test_prefetching_changes_no_batch(tiny: Make) -> None:
     data = tiny(SIZES)
     runs = [serials(source(data, prefetch=n).batches(Slice(), stage="joint", epoch=0)) for n in (0, 1, 9)]
     assert runs[0] == runs[1] == runs[2]
-
-
-def test_another_file_system_gives_the_same_rows(tiny: Make) -> None:
-    data = tiny(SIZES)
-    fs, path = storage.filesystem("memory://bucket/tiny")
-    fs.put(data.path, path, recursive=True)
-    remote = Source(Dataset.open("memory://bucket/tiny"), DataConfig(path="memory://bucket/tiny", batch=12), seed=5)
-    expected = serials(source(data).batches(Slice(), stage="joint", epoch=0))
-    assert serials(remote.batches(Slice(), stage="joint", epoch=0)) == expected
-    gone = next(shard.path for shard in data.dataset.shards if shard.split == "val")
-    fs.rm(f"{path}/{gone}")
-    with pytest.raises(UserError, match=rf"{gone}: row group \d: the file is gone"):
-        list(remote.sweep(Slice(split="val")))
-    fs.rm(path, recursive=True)

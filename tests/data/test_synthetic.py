@@ -266,6 +266,7 @@ def test_presets_are_what_they_say(tmp_path):
         ({"conflict": 1.5}, "conflict"),
         ({"user": 5}, "unknown key 'user'; known here: appeal"),
         ({"val": 0}, "val"),
+        ({"items": 10**9, "shared_items": False}, "more ids than int32 has"),
     ],
 )
 def test_a_bad_config_is_one_line(settings, message):

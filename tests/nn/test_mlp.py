@@ -10,6 +10,7 @@ def test_relu_follows_every_layer_the_last_too() -> None:
     expected = x.numpy()
     for name in ("0", "1"):
         layer = mlp.get_submodule(f"layers.{name}")
+        assert isinstance(layer, torch.nn.Linear)
         expected = np.maximum(expected @ layer.weight.detach().numpy().T + layer.bias.detach().numpy(), 0)
     np.testing.assert_allclose(mlp(x).detach(), expected, rtol=1e-12)
     assert (expected == 0).any()

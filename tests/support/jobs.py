@@ -30,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
 CPU = torch.device("cpu")
 
 
-def small_job(method: str, dataset: str, **sections: dict[str, Any]) -> Job:
+def small_job(method: str, dataset: str, /, **sections: dict[str, Any]) -> Job:
     """A job of a few seconds."""
     value: dict[str, Any] = {
         "name": f"{method}-test",
@@ -52,7 +52,7 @@ def train(job: Job, runs: str, *, stop_at: int = 0) -> str:
     if not stop_at:
         train_run(job, run, device=CPU)
         return run
-    trainer = build_trainer(job, check(job), run, device=CPU)
+    trainer = build_trainer(job, check(job), run=run, device=CPU)
     step = trainer.monitor.step
 
     def stopping(progress: Any, *args: Any, **kwargs: Any) -> None:
@@ -106,7 +106,7 @@ def fixed_steps(trainer: Trainer, steps: int) -> list[dict[str, float]]:
             if len(taken) == steps:
                 return taken
             torch.manual_seed(batch.seed)
-            shares = train_step(trainer.tables, stage, batch, dense=dense)
+            shares = train_step(trainer.tables, stage, batch=batch, dense=dense)
             taken.append({name: float(batch.total(share) / world_size()) for name, share in shares.items()})
     return taken
 

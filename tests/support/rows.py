@@ -140,6 +140,11 @@ def gradients(settings: dict[str, Any], shares: list[Batch]) -> dict[str, Tensor
     return out
 
 
+def gradients_of_each(settings: list[dict[str, Any]], shares: list[Batch]) -> list[dict[str, Tensor]]:
+    """`gradients` of several settings, for one start of the processes."""
+    return [gradients(each, shares) for each in settings]
+
+
 def arrays(method: Method) -> dict[str, np.ndarray]:
     """Every dense parameter as numpy, for a program that computes the same without torch."""
     return {name: parameter.detach().numpy() for name, parameter in method.named_parameters()}

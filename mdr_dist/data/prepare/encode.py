@@ -54,7 +54,7 @@ class _Space:
 
 
 def encode(
-    connection: duckdb.DuckDBPyConnection, recipe: Recipe, domains: tuple[str, ...], dataset: NewDataset
+    connection: duckdb.DuckDBPyConnection, recipe: Recipe, *, domains: tuple[str, ...], dataset: NewDataset
 ) -> Encoding:
     """Build and write the vocabularies, and say how rows are encoded."""
     encoding = Encoding(report={feature.name: {} for feature in recipe.features})

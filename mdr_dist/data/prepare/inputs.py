@@ -48,6 +48,8 @@ def expand(files: Files, raw: str) -> list[tuple[str, dict[str, str]]]:
         if not matches:
             raise UserError(f"{url}: no such file; --raw names the folder of raw files")
         for match in matches:
+            if match in [earlier for earlier, _ in found]:
+                raise UserError(f"{match}: matched twice by `files` of the recipe, which would count its rows twice")
             named = re.fullmatch(files.pattern, match.rsplit("/", 1)[-1]) if files.pattern else None
             if files.pattern and not named:
                 raise UserError(f"{match}: the file's name does not match pattern {files.pattern!r} of the recipe")

@@ -95,7 +95,7 @@ class _Job:
         negatives, given_up = sample(self._connection, self._recipe)
         counts = report.row_counts(self._connection, kept.domains)
         self._check_empty(counts)
-        encoding = encode(self._connection, self._recipe, kept.domains, dataset)
+        encoding = encode(self._connection, self._recipe, domains=kept.domains, dataset=dataset)
         written = sum(sum(by_domain.values()) for by_domain in counts.values())
         result["rows"] |= {
             "rejected": len(self._rejects.rows),
@@ -110,7 +110,7 @@ class _Job:
         result |= report.describe(self._connection, kept.domains, list(self._recipe.labels))
         result |= {"features": encoding.report, "recipe": self._recipe.model_dump(mode="json", exclude_defaults=True)}
         schema = self._schema(kept.domains, encoding, counts)
-        cells = write.write_cells(self._connection, self._recipe, encoding, self._work)
+        cells = write.write_cells(self._connection, self._recipe, encoding=encoding, work=self._work)
         self._connection.close()  # its memory is the tasks' now
         shards = pool.map(write.write_cell, self._cells(cells, schema, dataset.root, pool))
         self._rejects.write(dataset.root)
@@ -150,7 +150,7 @@ class _Job:
 
     def _parse(self, staged: dict[str, list[str]]) -> None:
         bad: dict[int, dict[int, tuple[str, str]]] = {}
-        for file, row, column, reason in rows.parse(self._connection, self._recipe, self._where, staged):
+        for file, row, column, reason in rows.parse(self._connection, self._recipe, where=self._where, staged=staged):
             bad.setdefault(file, {})[row] = (column, reason)
         for file, faults in bad.items():
             self._rejects.add(read.explain(self._inputs[file], faults, self._skipped[file]))
@@ -190,7 +190,7 @@ class _Job:
         columns = arrow_schema(schema, time=self._recipe.time is not None)
         return [
             write.Cell(
-                folder=write.cell_folder(self._work, d, s, p),
+                folder=write.cell_folder(self._work, d=d, s=s, p=p),
                 root=root,
                 domain=schema.domains[d],
                 split=SPLITS[s],

@@ -11,7 +11,7 @@ import duckdb
 from mdr_dist.data.prepare import engine
 from mdr_dist.data.prepare.formats import relation_of, typed
 from mdr_dist.data.prepare.inputs import Input, local
-from mdr_dist.data.prepare.reject import Reject, locate
+from mdr_dist.data.prepare.reject import Reject, lines_at, locate
 from mdr_dist.errors import UserError
 
 _BAD = {
@@ -66,7 +66,7 @@ def _stage(connection: duckdb.DuckDBPyConnection, source: Input, path: str) -> S
 
 def _result(connection: duckdb.DuckDBPyConnection, source: Input, path: str) -> Staged:
     staged = f"read_parquet({engine.text(source.staged)}, file_row_number = true)"
-    shape = _bad_shape(connection, source) if source.files.format in ("csv", "tsv", "jsonl") else []
+    shape = _bad_shape(connection, source, path) if source.files.format in ("csv", "tsv", "jsonl") else []
     rows = engine.one(connection, f"SELECT count(*) FROM {staged}")
     if not rows and not shape:
         raise UserError(f"{source.url}: the file holds no rows")
@@ -83,19 +83,25 @@ def _result(connection: duckdb.DuckDBPyConnection, source: Input, path: str) -> 
     return Staged(rows - len(bad), sorted(rejects, key=lambda reject: reject.line), skipped)
 
 
-def _bad_shape(connection: duckdb.DuckDBPyConnection, source: Input) -> list[Reject]:
+def _bad_shape(connection: duckdb.DuckDBPyConnection, source: Input, path: str) -> list[Reject]:
     """Rows with too many or too few columns, or that are no text; one a line."""
     found: dict[int, Reject] = {}
-    for line, column, kind, row, reason in connection.execute(
-        "SELECT line, column_name, error_type, csv_line, error_message FROM reject_errors ORDER BY line, column_idx"
-    ).fetchall():
+    # the engine's own line numbers are off after blank lines and quoted line breaks; its byte positions are not
+    errors = connection.execute(
+        "SELECT line_byte_position - 1, error_type, coalesce(csv_line, ''), error_message FROM reject_errors "
+        "ORDER BY line_byte_position, column_idx"
+    ).fetchall()
+    lines = lines_at(path, source.files, [position for position, *_ in errors]) if errors else {}
+    for position, kind, row, reason in errors:
+        text = row.lstrip("\r\n")  # blank lines before a row count as part of it
+        line = lines[position] + row[: len(row) - len(text)].count("\n")
         if kind == "UNQUOTED VALUE":  # it swallows the lines that follow, so nothing can be put aside
             raise UserError(
-                f"{source.url}:{line}: a quoted value does not end as it should: {row[:80]!r}; "
+                f"{source.url}:{line}: a quoted value does not end as it should: {text[:80]!r}; "
                 "set `quote` in the recipe ('' for none)"
             )
-        why, text = " ".join(str(reason).split()), (row or "").rstrip("\r\n")
-        found.setdefault(line, Reject(source.url, line, column or "", why, text))
+        why = " ".join(str(reason).split())
+        found.setdefault(line, Reject(source.url, line, "", why, text.rstrip("\r\n")))
     return list(found.values())
 
 
@@ -112,7 +118,7 @@ def _explain(source: Input, path: str, faults: dict[int, tuple[str, str]], skipp
     if source.files.format in ("parquet", "mat"):
         places = {number: (number + 1, _staged_text(source, number)) for number in faults}
     else:
-        places = locate(path, source.files, set(faults), skipped)
+        places = locate(path, source.files, wanted=set(faults), skipped=skipped)
     return [
         Reject(source.url, places[number][0], column, reason, places[number][1])
         for number, (column, reason) in sorted(faults.items())

@@ -60,7 +60,21 @@ def open_text(path: str, files: Files) -> io.TextIOWrapper:
     return io.TextIOWrapper(stream, encoding=files.encoding, errors="replace", newline="")
 
 
-def locate(path: str, files: Files, wanted: set[int], skipped: frozenset[int]) -> dict[int, tuple[int, str]]:
+def lines_at(path: str, files: Files, positions: list[int]) -> dict[int, int]:
+    """The line, from 1, at each position: a number of bytes before it, of the text as UTF-8, in rising order."""
+    found: dict[int, int] = {}
+    line, start = 1, 0
+    with open_text(path, files) as file:
+        while len(found) < len(set(positions)):
+            raw = file.buffer.read(1 << 20) if files.encoding == "utf-8" else file.read(1 << 20).encode()
+            part = bytes(raw)  # type: ignore[arg-type]
+            here = [p for p in positions if start <= p < start + len(part) or not part]
+            found |= {p: line + part[: p - start].count(b"\n") for p in here}
+            line, start = line + part.count(b"\n"), start + len(part)
+    return found
+
+
+def locate(path: str, files: Files, *, wanted: set[int], skipped: frozenset[int]) -> dict[int, tuple[int, str]]:
     """Line and text of the rows numbered `wanted` among the rows that are not on the lines `skipped`, counted from 0.
 
     It reads the text file again, row by row: this is for the few rows of an error message, never for all of them.

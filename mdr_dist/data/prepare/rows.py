@@ -30,7 +30,7 @@ class Kept:
 
 
 def parse(
-    connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str, staged: dict[str, list[str]]
+    connection: duckdb.DuckDBPyConnection, recipe: Recipe, *, where: str, staged: dict[str, list[str]]
 ) -> list[tuple[int, int, str, str]]:
     """Make the table `parsed` and return its bad rows, `(file, row, column, reason)`, enough to pass the limit.
 
@@ -39,10 +39,10 @@ def parse(
     """
     relation = _joined(connection, recipe, where, staged)
     for column, expression in recipe.derive.items():
-        _check(connection, relation, expression, f"{where}: derive.{column}")
+        _check(connection, relation, expression, f"{where}: derive.{column}: {expression!r}")
         relation = f"(SELECT *, ({expression}) AS {engine.name(column)} FROM {relation})"
     for place, condition in enumerate(recipe.where):
-        _check(connection, relation, condition, f"{where}: where.{place}")
+        _check(connection, relation, condition, f"{where}: where.{place}: {condition!r}")
     values = _values(connection, recipe, where, relation)
     drop = " ".join(f"WHEN NOT coalesce(({condition}), false) THEN {n}" for n, condition in enumerate(recipe.where))
     values["_drop"] = f"CASE {drop} END" if drop else "NULL"
@@ -88,7 +88,7 @@ def _joined(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str, s
 
 def _check(connection: duckdb.DuckDBPyConnection, relation: str, expression: str, what: str) -> None:
     """`UserError` beginning with `what` where an expression does not fit the columns."""
-    with engine.blame(f"{what}: {expression!r}"):
+    with engine.blame(what):
         connection.execute(f"SELECT ({expression}) FROM {relation} LIMIT 0").fetchall()
 
 
@@ -98,15 +98,15 @@ def _values(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str, r
     values |= {f"_m{number}": f"_m{number}" for number in range(len(recipe.tables))}
     values |= {f"f{place}": _feature(feature) for place, feature in enumerate(recipe.features)}
     for place, (label, expression) in enumerate(recipe.labels.items()):
-        _check(connection, relation, f"CAST(({expression}) AS DOUBLE)", f"{where}: labels.{label}")
         number = f"CAST(({expression}) AS DOUBLE)"
+        _check(connection, relation, number, f"{where}: labels.{label}: {expression!r}")
         values[f"l{place}"] = f"CASE WHEN isfinite({number}) THEN {number} END"
     values["_domain"] = _domain(recipe)
     values["_time"] = _time(recipe)
     values["_s"] = _shipped(recipe)
     values["_v"] = "NULL"
     if recipe.dedupe and recipe.dedupe.value:
-        _check(connection, relation, recipe.dedupe.value, f"{where}: dedupe.value")
+        _check(connection, relation, recipe.dedupe.value, f"{where}: dedupe.value: {recipe.dedupe.value!r}")
         values["_v"] = f"({recipe.dedupe.value})"
     return values
 

@@ -118,22 +118,22 @@ def moment(date: str, what: str) -> int:
 
 
 def cuts(connection: duckdb.DuckDBPyConnection, query: str, shares: tuple[float, ...]) -> list[float]:
-    """For each share, the least `x` of the query before which lie at least that share of the values; exact.
+    """For each rising share, the value of the query's `x` at place floor(share * count) in order; exact.
 
-    Equal values stay together, so a part may be larger than asked for. Only counts of distinct values are read, in
-    order and batch by batch. Where one value holds everything above a share, the cut lies beyond the values.
+    Equal values stay together: those equal to a cut fall to its right. Only counts of distinct values are read, in
+    order and batch by batch, so memory stays bounded.
     """
     total = engine.one(connection, f"SELECT count(x) FROM ({query})")
-    wanted = [share * total for share in shares]
+    wanted = [int(share * total + 1e-6) for share in shares]
     found: list[float] = []
-    seen, last = 0, 0.0
+    seen = 0
     reader = connection.sql(
         f"SELECT x, count(*) AS n FROM ({query}) WHERE x IS NOT NULL GROUP BY x ORDER BY x"
     ).to_arrow_reader(100_000)
     for batch in reader:
         values = batch.column(0).to_numpy(zero_copy_only=False)
-        before = seen + np.concatenate([[0], np.cumsum(batch.column(1).to_numpy())])
-        seen, last = int(before[-1]), values[-1].item()
-        while len(found) < len(wanted) and wanted[len(found)] <= before[-2] + 1e-9 * total:
-            found.append(values[np.searchsorted(before[:-1], wanted[len(found)] - 1e-9 * total)].item())
-    return found + [last + 1] * (len(wanted) - len(found))
+        upto = seen + np.cumsum(batch.column(1).to_numpy())
+        seen = int(upto[-1])
+        while len(found) < len(wanted) and wanted[len(found)] < seen:
+            found.append(values[np.searchsorted(upto, wanted[len(found)], side="right")].item())
+    return found

@@ -31,7 +31,7 @@ class Cell:
 
 
 def write_cells(
-    connection: duckdb.DuckDBPyConnection, recipe: Recipe, encoding: Encoding, work: str
+    connection: duckdb.DuckDBPyConnection, recipe: Recipe, *, encoding: Encoding, work: str
 ) -> list[tuple[int, int, int]]:
     """Encode all rows into `work/cells`, one folder for each (domain, split, period); returns these numbers."""
     columns = list(encoding.columns)
@@ -45,7 +45,7 @@ def write_cells(
     return [(d, s, p) for d, s, p in found]
 
 
-def cell_folder(work: str, d: int, s: int, p: int) -> str:
+def cell_folder(work: str, *, d: int, s: int, p: int) -> str:
     """Where `write_cells` puts a cell."""
     return os.path.join(work, "cells", f"_d={d}", f"_s={s}", f"_p={p}")
 

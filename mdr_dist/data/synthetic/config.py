@@ -29,6 +29,7 @@ class SyntheticConfig(BaseModel):
       appeal          share of the signal's variance that is the item's own, alike for all users
       signal          standard deviation of the log-odds
       rate            share of positive labels; `rate_spread`: standard deviation of the domains' log-odds around it
+    `name` is the data set's; `seed` fixes everything drawn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +66,8 @@ class SyntheticConfig(BaseModel):
             raise ValueError(f"users: {self.users} cannot fill {self.domains} domains; use at least one user a domain")
         if self.rows < self.domains:
             raise ValueError(f"rows: {self.rows} cannot fill {self.domains} domains; use at least one row a domain")
+        if not self.shared_items and self.domains * (self.items + 1) >= 2**31:
+            raise ValueError(f"items: {self.items} in each of {self.domains} domains need more ids than int32 has")
         return self
 
     @classmethod
@@ -82,7 +85,8 @@ class SyntheticConfig(BaseModel):
             rows=500_000,
             skew=0.2,
             groups=100,
-            shared_dim=3,
+            grouped=0.6,
+            shared_dim=2,
             specific_dim=1,
             conflict=1.0,
             signal=3.0,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from mdr_dist.data.synthetic.config import SyntheticConfig
-from mdr_dist.data.synthetic.planted import Ints, Planted, Population, Stream, random
+from mdr_dist.data.synthetic.planted import Ints, Planted, Population, Stream, generator
 from mdr_dist.schema import DOMAIN, Feature
 
 Ids = NDArray[np.int32]
@@ -102,7 +102,7 @@ class Columns:
             elif field.number <= self._config.shared_dim:
                 value = np.searchsorted(edges, population.factors[:, field.number - 1])
             else:
-                rng = random(self._config, Stream.FIELDS, space, field.number, int(of == "user"))
+                rng = generator(self._config, Stream.FIELDS, space, field.number, int(of == "user"))
                 value = rng.integers(field.levels, size=len(population.group))
             tables[field.name] = (value + 1).astype(np.int32)
         return tables

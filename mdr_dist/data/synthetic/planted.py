@@ -35,7 +35,7 @@ class Stream(IntEnum):
     HOMES, USERS, ITEMS, SIGNS, RATES, POPULARITY, PROBE, FIELDS, ROWS = range(9)
 
 
-def random(config: SyntheticConfig, *path: int) -> np.random.Generator:
+def generator(config: SyntheticConfig, *path: int) -> np.random.Generator:
     """The generator of one purpose, the same on every machine."""
     return np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=path))
 
@@ -123,9 +123,9 @@ class Planted:
     def __init__(self, config: SyntheticConfig) -> None:
         self.config = config
         self.rows = shares(config.rows, np.arange(1, config.domains + 1) ** -config.skew, least=1)
-        rng = random(config, Stream.USERS)
+        rng = generator(config, Stream.USERS)
         self.users = Population.draw(config, rng, count=config.users, width=config.shared_dim)
-        self._user_rank = random(config, Stream.POPULARITY).permutation(config.users)
+        self._user_rank = generator(config, Stream.POPULARITY).permutation(config.users)
         self._home = self._homes()
 
     def items(self, domain: int) -> Population:
@@ -139,7 +139,7 @@ class Planted:
         return self._draw_items(0)
 
     def _draw_items(self, space: int) -> Population:
-        rng = random(self.config, Stream.ITEMS, space)
+        rng = generator(self.config, Stream.ITEMS, space)
         return Population.draw(self.config, rng, count=self.config.items, width=self.config.shared_dim)
 
     def _homes(self) -> Ints:
@@ -149,13 +149,13 @@ class Planted:
         single = config.users - roaming
         least = int(roaming == 0)
         homes = np.repeat(np.arange(config.domains), shares(single, self.rows.astype(np.float64), least=least))
-        return random(config, Stream.HOMES).permutation(np.concatenate([np.full(roaming, -1), homes]))
+        return generator(config, Stream.HOMES).permutation(np.concatenate([np.full(roaming, -1), homes]))
 
     @cached_property
     def signs(self) -> NDArray[np.int8]:
         """[K, G, F] the sign of each group's shared tastes in each domain."""
         config = self.config
-        rng = random(config, Stream.SIGNS)
+        rng = generator(config, Stream.SIGNS)
         shape = (config.groups, config.shared_dim)
         camps = rng.permuted(np.broadcast_to(np.arange(config.domains) % 2, (*shape, config.domains)), axis=-1)
         contested = rng.permutation(np.arange(np.prod(shape)) < round(config.conflict * np.prod(shape)))
@@ -171,8 +171,8 @@ class Planted:
         own = np.float32(taste * np.sqrt(config.specific / config.specific_dim))
         v_US = self._specific(Stream.USERS, self.users.group, domain=domain)
         y_IS = self._specific(Stream.ITEMS, items.group, domain=domain)
-        rank = random(config, Stream.POPULARITY, 1 + space).permutation(config.items)
-        appeal = random(config, Stream.ITEMS, space, 1).standard_normal(config.items, dtype=np.float32)
+        rank = generator(config, Stream.POPULARITY, 1 + space).permutation(config.items)
+        appeal = generator(config, Stream.ITEMS, space, 1).standard_normal(config.items, dtype=np.float32)
         truth = DomainTruth(
             user=np.hstack([self.users.factors * self.signs[domain][self.users.group] * shared, v_US * own]),
             item=np.hstack([items.factors, y_IS]),
@@ -187,15 +187,15 @@ class Planted:
         return self._with_base(truth, domain=domain)
 
     def _specific(self, stream: Stream, group: Ints, *, domain: int) -> Floats:
-        rng = random(self.config, stream, 1 + domain, 2)
+        rng = generator(self.config, stream, 1 + domain, 2)
         return grouped_factors(self.config, rng, group=group, width=self.config.specific_dim)
 
     def _with_base(self, truth: DomainTruth, *, domain: int) -> DomainTruth:
         """The domain with b_k such that the mean probability is the domain's rate, by bisection on a probe."""
         config = self.config
-        spread = random(config, Stream.RATES).standard_normal(config.domains)[domain] * config.rate_spread
+        spread = generator(config, Stream.RATES).standard_normal(config.domains)[domain] * config.rate_spread
         rate = 1 / (1 + np.exp(-(np.log(config.rate / (1 - config.rate)) + spread)))
-        logit = truth.logit(*truth.pairs(random(config, Stream.PROBE, domain), count=PROBE))
+        logit = truth.logit(*truth.pairs(generator(config, Stream.PROBE, domain), count=PROBE))
         low, high = -100.0, 100.0
         for _ in range(40):
             middle = (low + high) / 2

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mdr_dist.data.layout import ROW_GROUP, NewDataset, Shard, ShardWriter, arrow_schema
 from mdr_dist.data.synthetic.config import SPLITS, SyntheticConfig
 from mdr_dist.data.synthetic.fields import Columns, domain_name, schema_features, vocabulary
-from mdr_dist.data.synthetic.planted import DomainTruth, Floats, Planted, Stream, probability, random
+from mdr_dist.data.synthetic.planted import DomainTruth, Floats, Planted, Stream, generator, probability
 from mdr_dist.schema import DOMAIN, USER_KEY, Schema
 
 PAIRS = 20_000  # (user, item) pairs that tell how often two domains' tastes are opposed
@@ -84,7 +84,7 @@ class _Writing:
         writer = ShardWriter(self._new.root, self._arrow, domain=domain_name(domain), split=split)
         classes = np.zeros((2, LOGIT_BINS), np.int64)
         for block, start in enumerate(range(0, rows, ROW_GROUP)):
-            rng = random(self._config, Stream.ROWS, domain, SPLITS.index(split), block)
+            rng = generator(self._config, Stream.ROWS, domain, SPLITS.index(split), block)
             user, item = truth.pairs(rng, count=min(ROW_GROUP, rows - start))
             logit = truth.logit(user, item)
             chance = probability(logit)
@@ -106,7 +106,7 @@ class _Writing:
 
     def _taste(self, truth: DomainTruth) -> Floats:
         """[PAIRS] the taste of the same random users for the same random items, without appeal and base rate."""
-        rng = random(self._config, Stream.PROBE)
+        rng = generator(self._config, Stream.PROBE)
         user, item = rng.integers(self._config.users, size=PAIRS), rng.integers(self._config.items, size=PAIRS)
         return np.einsum("nf,nf->n", truth.user[user], truth.item[item])
 

@@ -1,0 +1,104 @@
+"""A wrong recipe is told by its key, before anything is read."""
+
+from __future__ import annotations
+
+import glob
+
+import pytest
+
+from mdr_dist.config import load_yaml, validated
+from mdr_dist.data.prepare.recipe import Recipe
+
+RECIPES = sorted(glob.glob("jobs/*/prepare.yaml"))
+
+
+def test_the_shipped_recipes_are_valid():
+    assert len(RECIPES) >= 6
+    for path in RECIPES:
+        recipe = validated(Recipe, load_yaml(path), where=path)
+        assert recipe.max_rejected == 0
+
+
+def change(recipe: dict, path: str, value: object) -> None:
+    *keys, last = path.split(".")
+    for key in keys:
+        recipe = recipe[int(key)] if key.isdigit() else recipe[key]
+    recipe[int(last) if last.isdigit() else last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("colour", 1, "unknown key 'colour'; known here: "),
+        ("log.0.delimeter", ";", "unknown key 'log.0.delimeter'; known here: columns, constants, delimiter"),
+        ("features.1.kind", "text", "features.1.kind: Input should be 'id', 'ids' or 'dense', got 'text'"),
+        ("split", {"random": {"tset": 0.1}}, "unknown key 'split.random.tset'; known here: test, val"),
+        ("split", {"random": {}, "user": {}}, "one rule only"),
+        ("split", {"random": {"val": 0.5, "test": 0.5}}, "leave nothing to train on"),
+        ("split", {"column": {"column": "fold"}}, "no column 'fold'"),
+        ("domain", {"column": "region"}, "no column 'region'; there are domain, item, rating, time, user"),
+        ("domain", {"column": "domain", "largest": 2, "keep": ["d0"]}, "either `keep` or `largest`"),
+        ("dedupe", {"by": ["user"], "keep": "max"}, "`value` goes with `keep: max`"),
+        ("dedupe", {"by": ["user", "split"], "keep": "last"}, "needs a shipped split"),
+        ("labels", {"user": "rating"}, "label name 'user' is reserved or a feature's"),
+        ("user", "person", "no feature 'person' of kind id"),
+        ("features.0.name", "weight", "feature name 'weight' is reserved"),
+        ("features.0.log1p", True, "'log1p' means nothing for kind id"),
+        ("features.1", {"name": "item", "vocabulary": "user", "min_count": 3}, "differ in scope, min_count or buckets"),
+        ("features.0", {"name": "user", "kind": "ids"}, "no feature 'user' of kind id"),
+        ("periods", {"count": 1}, "a `count` of 2 or more"),
+        ("time", None, ""),
+        ("derive", {"rating": "1"}, "'rating' is there already"),
+        ("log.0.pattern", "(", "is not a regular expression"),
+        ("tables", {"users": {"files": ["u"], "format": "csv", "columns": {"name": "text"}, "keys": ["name"]}},
+         "table users: no column 'name' to join on"),
+        ("max_rejected", -1, "max_rejected: Input should be greater than or equal to 0, got -1"),
+    ],
+)  # fmt: skip
+def test_a_wrong_recipe(bench, path, value, told):
+    bench.file("log.csv", "user,item,domain,rating,time\na,i,d,5,7\n")
+    if path == "time":
+        bench.recipe["split"], told = {"last": {}}, "need `time`"
+    change(bench.recipe, path, value)
+    message = bench.fails()
+    assert told in message and message.startswith(f"{bench.folder}/jobs/tiny/prepare.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("labels.label", "ratng >= 4", "labels.label: 'ratng >= 4': Binder Error"),
+        ("where", ["rating >"], "where.0: 'rating >': Parser Error"),
+        ("derive", {"old": "read_text('/etc/hostname')"}, "derive.old: "),
+        ("derive", {"old": "(SELECT max(content) FROM read_text('/etc/hostname'))"}, "derive.old: "),
+        ("derive", {"old": "CAST(domain AS INT)"}, "Conversion Error"),
+        ("split", {"time": {"test_from": "soon"}}, "split.time.test_from: 'soon' is not a date"),
+        ("domain", {"column": "domain", "keep": ["d", "e"]}, "domain.keep: domain 'e' has no rows; there are d"),
+        ("domain", {"column": "domain", "largest": 2}, "domain.largest is 2, but there are 1: d"),
+        ("where", ["rating > 9"], "no row is left"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_the_data(bench, path, value, told):
+    bench.file("log.csv", "user,item,domain,rating,time\na,i,d,5,7\n")
+    change(bench.recipe, path, value)
+    if path == "derive":
+        bench.recipe["features"].append({"name": "old"})
+    message = bench.fails()
+    assert told in message and message.startswith(f"{bench.folder}/jobs/tiny/prepare.yaml: ")
+
+
+def test_where_the_raw_files_are(bench, monkeypatch, tmp_path):
+    from mdr_dist.data.prepare import prepare
+    from mdr_dist.errors import UserError
+
+    bench.file("log.csv", "user,item,domain,rating,time\na,i,d,5,7\n")
+    bench.run()
+    recipe = str(tmp_path / "jobs/tiny/prepare.yaml")
+    monkeypatch.delenv("MDR_DATA", raising=False)
+    with pytest.raises(UserError, match="Give --raw DIR, or set MDR_DATA"):
+        prepare(recipe, str(tmp_path / "other"))
+    monkeypatch.setenv("MDR_DATA", str(tmp_path))
+    with pytest.raises(UserError, match=f"{tmp_path}/tiny: no such folder"):
+        prepare(recipe, str(tmp_path / "other"))
+    bench.raw.rename(tmp_path / "tiny")
+    assert prepare(recipe, str(tmp_path / "other"))["rows"]["written"] == 1

@@ -1,0 +1,152 @@
+"""The shipped recipes on real files: counts against the files' own descriptions and against pandas."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import scipy.io
+
+from mdr_dist.data.inspect import inspect
+from mdr_dist.data.layout import read_shards
+from mdr_dist.data.prepare import prepare
+
+pytestmark = pytest.mark.real
+ROOT = Path(__file__).parents[2]
+
+
+def raw(folder: str) -> Path:
+    """The folder of raw files; where it is missing the test is skipped, unless MDR_REQUIRE_DATA is 1."""
+    found = Path(os.environ.get("MDR_DATA", ROOT / "../shared/data")) / folder
+    if not found.is_dir():
+        assert os.environ.get("MDR_REQUIRE_DATA") != "1", f"{found} is missing"
+        pytest.skip(f"{found} is missing; set MDR_DATA to the folder of raw data")
+    return found
+
+
+def run(tmp_path: Path, job: str, folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The report, and the rows with domain and split."""
+    out = str(tmp_path / "data")
+    report = prepare(str(ROOT / f"jobs/{job}/prepare.yaml"), out, raw=str(folder))
+    rows = pd.concat(
+        pq.ParquetFile(f"{out}/{shard.path}").read().to_pandas().assign(domain=shard.domain, split=shard.split)
+        for shard in read_shards(out)
+    )
+    assert inspect(out)["rows"] == len(rows) == report["rows"]["written"]
+    return report, rows
+
+
+def test_ciao(tmp_path):
+    folder = raw("ciao")
+    report, rows = run(tmp_path, "ciao", folder)
+    columns = ["user", "item", "category", "rating", "helpfulness"]
+    frame = pd.DataFrame(scipy.io.loadmat(folder / "rating.mat")["rating"], columns=columns)
+    assert report["rows"]["read"] == 284_086 and report["rows"]["dropped"]["where rating > 0"] == 34
+    assert list(report["domains"]) == ["1", "10", "3", "2", "5", "6"]
+    frame = frame[(frame["rating"] > 0) & frame["category"].isin([1, 10, 3, 2, 5, 6])]
+    best = frame.groupby(["user", "item", "category"], as_index=False)["rating"].max()
+    assert report["rows"]["deduplicated"] == len(frame) - len(best) > 0
+    for domain, part in best.groupby("category"):
+        told = report["domains"][str(domain)]
+        mine = rows[rows["domain"] == str(domain)]
+        assert len(mine) == len(part) == sum(told["rows"].values())
+        assert mine["label"].sum() == (part["rating"] >= 4).sum()
+        assert (told["users"], told["items"]) == (part["user"].nunique(), part["item"].nunique())
+    shares = rows["split"].value_counts(normalize=True)
+    assert abs(shares["train"] - 0.8) < 0.005 and abs(shares["val"] - 0.1) < 0.005
+
+
+def test_ml_100k(tmp_path):
+    folder = raw("ml-100k")
+    report, rows = run(tmp_path, "ml-100k", folder)
+    ratings = pd.read_csv(folder / "u.data.gz", sep="\t", names=["user", "item", "rating", "time"])
+    genres = [line.split("|")[0] for line in (folder / "u.genre").read_text().split("\n") if line]
+    names = ["item", "title", "released", "video", "url", *genres]
+    films = pd.read_csv(folder / "u.item.gz", sep="|", names=names, encoding="latin-1")
+    both = ratings.merge(films, on="item")
+    assert len(both) == report["rows"]["read"] == 100_000 and report["users"] == 943
+    assert {genre: report["domains"][genre]["items"] for genre in ("Action", "Fantasy", "Drama", "Comedy")} == {
+        "Action": 251,
+        "Fantasy": 22,
+        "Drama": 725,
+        "Comedy": 505,
+    }
+    assert set(report["domains"]) == set(genres) - {"unknown"}
+    for genre in report["domains"]:
+        part, mine = both[both[genre] == 1], rows[rows["domain"] == genre]
+        assert len(mine) == len(part) and mine["label"].sum() == (part["rating"] >= 4).sum()
+        assert sorted(mine["time"]) == sorted(part["time"])
+    # a rating is in the same split in each of its genres
+    users = {number: str(user) for number, user in enumerate(sorted(map(str, range(1, 944))))}
+    rows["user_raw"] = rows["user_key"].map(users)
+    assert rows["user_raw"].value_counts().to_dict() == {
+        str(user): n for user, n in both[list(report["domains"])].sum(axis=1).groupby(both["user"]).sum().items() if n
+    }
+    items = rows[rows["item"] > 0]
+    assert (items.groupby(["user_key", "item"])["split"].nunique() == 1).all()
+    assert report["features"]["occupation"]["rows"] == 22 and report["features"]["gender"]["rows"] == 3
+
+
+def test_aliccp_edda(tmp_path):
+    folder = raw("aliccp-edda")
+    report, rows = run(tmp_path, "aliccp-edda", folder)
+    parts = []
+    for path in sorted(folder.glob("d*_*.csv*")):
+        part = pd.read_csv(path, names=["item", "user", "click"])
+        scenario, split = path.name.split(".")[0].split("_")
+        parts.append(part.assign(domain=scenario, split=split))
+    frame = pd.concat(parts)
+    assert report["rows"]["read"] == len(frame) == 348_332
+    assert (report["users"], report["items"]) == (45_419, 26_027)
+    once = frame.drop_duplicates(["user", "item", "domain", "split"])
+    held = pd.MultiIndex.from_frame(once[once["split"] != "train"][["user", "item"]])
+    leak = (once["split"] == "train") & pd.MultiIndex.from_frame(once[["user", "item"]]).isin(held)
+    assert report["rows"]["deduplicated"] == len(frame) - len(once) and report["rows"]["leaked"] == leak.sum() > 100
+    clicks = once[~leak].groupby(["domain", "split"]).size()
+    for (domain, split), n in clicks.items():
+        mine = rows[(rows["domain"] == domain) & (rows["split"] == split)]["label"]
+        assert mine.sum() == n and len(mine) == 5 * n
+    users = {user: number for number, user in enumerate(sorted(frame["user"].astype(str).unique()))}
+    items = pq.read_table(tmp_path / "data/vocabulary/item.parquet").to_pandas()["key"].to_numpy()
+    seen = set(zip(once["user"].astype(str).map(users), once["item"].astype(str), once["domain"], strict=True))
+    negatives = rows[(rows["label"] == 0) & (rows["item"] > 0)]
+    drawn = set(zip(negatives["user_key"], items[negatives["item"]], negatives["domain"], strict=True))
+    assert len(negatives) > 1_000_000 and not drawn & seen
+
+
+def test_xmarket(tmp_path):
+    folder = raw("xmarket-electronics")
+    report, rows = run(tmp_path, "xmarket", folder)
+    frame = pd.concat(
+        pd.read_csv(path, sep=" ").assign(market=path.name[:2]) for path in sorted(folder.glob("*_5core.txt.gz"))
+    )
+    assert report["rows"]["read"] == len(frame) == 134_845
+    assert (report["users"], report["items"]) == (14_311, 8_304)
+    once = frame.drop_duplicates(["userId", "itemId", "market"])
+    assert report["rows"]["deduplicated"] == len(frame) - len(once)
+    assert {market: report["domains"][market]["users"] for market in ("ca", "in")} == {"ca": 4_668, "in": 239}
+    assert report["user_overlap"]["ca"]["uk"] + report["user_overlap"]["uk"]["de"] == 2
+    last = frame.sort_values("date").groupby(["userId", "itemId", "market"])["date"].last()
+    seconds = pd.to_datetime(last).to_numpy().astype("datetime64[s]").astype(np.int64)
+    assert np.array_equal(np.sort(rows["time"]), np.sort(seconds))
+
+
+def test_ali_ccp_samples(tmp_path):
+    folder = raw("swr-smoke-samples")
+    report, rows = run(tmp_path, "ali-ccp", folder)
+    for split in ("train", "val", "test"):
+        frame = pd.read_csv(folder / f"ali_ccp_{split}_sample.csv")
+        mine = rows[rows["split"] == split]
+        assert mine["domain"].value_counts().to_dict() == frame["301"].astype(str).value_counts().to_dict()
+        assert mine["label"].sum() == frame["click"].sum()
+        for column in ("D508", "D853"):
+            np.testing.assert_allclose(np.sort(mine[column]), np.sort(frame[column].astype(np.float32)))
+    train = pd.read_csv(folder / "ali_ccp_train_sample.csv")
+    counts = train["508"].value_counts()
+    assert report["features"]["508"]["rows"] == 1 + (counts >= 10).sum()
+    assert report["features"]["508"]["rare"]["train"] == counts[counts < 10].sum()
