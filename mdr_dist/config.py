@@ -43,8 +43,9 @@ class DataConfig(Section):
 class TablesConfig(Section):
     """Optimizer and placement of embedding tables.
 
-    `placement` is one for all or a mapping from table-name patterns (first match wins). `adam` on CPU touches every
-    row each step and is refused for tables over `max_dense_rows` rows.
+    `placement` is one for all or a mapping from table-name patterns (first match wins). `adam` touches every row each
+    step and is refused for tables over `max_dense_rows` rows. `device_gb` is what a worker's tables may take; 0: most
+    of a GPU's memory, on CPU no limit. A `dim` that is no multiple of 4 is stored up to four times over.
     """
 
     optimizer: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "rowwise_adagrad"

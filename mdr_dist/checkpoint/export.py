@@ -100,10 +100,9 @@ def _table(folder: str, spec: TableSpec, writer: _Writer, *, form: Form) -> dict
     entry: dict[str, Any] = {"name": spec.name, "rows": spec.rows, "dim": spec.dim, "features": list(spec.features)}
     if form == "checkpoint":
         return {**entry, "parts": []}
-    rows = read_table(folder, spec)
     names = []
     for number, start in enumerate(range(0, spec.rows, PART_ROWS)):
-        part = rows[start : start + PART_ROWS]
+        part = read_table(folder, spec, row_start=start, row_end=min(start + PART_ROWS, spec.rows))
         names.append(f"tables/{quote(spec.name, safe='')}/part-{number:05d}.{form}")
         data = save_tensors({"rows": part.contiguous()}) if form == "safetensors" else _parquet(part, start)
         writer.write(names[-1], data)

@@ -16,6 +16,7 @@ from torch.nn import functional
 from mdr_dist.batch import Batch, world_size
 from mdr_dist.config import TablesConfig
 from mdr_dist.stage import Stage, TableSpec, matches
+from mdr_dist.tables.lookup import column
 from mdr_dist.tables.optim import State, new_state, update
 from mdr_dist.tables.shard import TableShard, map_shards
 from mdr_dist.tables.start import start_rows
@@ -57,14 +58,13 @@ class PlainTables(nn.Module):
         return {f"{s.name}.{f}": self._look_up(s, f, batch) for s in self.specs.values() for f in s.features}
 
     def _look_up(self, spec: TableSpec, feature: str, batch: Batch) -> Tensor:
-        weight = self._weights[spec.name]
-        if feature in batch.ids:
-            return functional.embedding(batch.ids[feature], weight)
-        ragged = batch.lists[feature]
+        weight, ids = self._weights[spec.name], column(batch, feature, spec.name)
+        if isinstance(ids, Tensor):
+            return functional.embedding(ids, weight)
         if spec.pool == "none":
-            return functional.embedding(ragged.values, weight)
-        offsets = ragged.lengths.cumsum(0) - ragged.lengths
-        return functional.embedding_bag(ragged.values, weight, offsets, mode=spec.pool)
+            return functional.embedding(ids.values, weight)
+        offsets = ids.lengths.cumsum(0) - ids.lengths
+        return functional.embedding_bag(ids.values, weight, offsets, mode=spec.pool)
 
     def start_stage(self, stage: Stage) -> None:
         """Only the tables that the stage trains move from now on."""
@@ -72,12 +72,14 @@ class PlainTables(nn.Module):
 
     def step(self) -> None:
         """Step the trained tables by their gradients, averaged over processes, and forget these."""
-        for name in self._trained:
-            weight = self._weights[name]
-            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
-            if world_size() > 1:
-                dist.all_reduce(gradient)
-                gradient /= world_size()
+        weights = {name: self._weights[name] for name in self._trained}
+        gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights.values()]
+        if world_size() > 1 and gradients:
+            together = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(together)
+            parts = together.div_(world_size()).split([gradient.numel() for gradient in gradients])
+            gradients = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
             update(weight.data, gradient, state=self._states[name], config=self._config)
         for weight in self._weights.values():
             weight.grad = None
@@ -90,7 +92,8 @@ class PlainTables(nn.Module):
 
     def shards(self, table: str) -> list[TableShard]:
         """The one shard: the table itself."""
-        return [TableShard(self._weights[table].data, 0, 0)]
+        weight = self._weights[table].data
+        return [TableShard({"weight": weight}, weight.shape[1])]
 
     def map_rows(self, into: str, fn: Callable[..., Tensor], *sources: str) -> None:
         """`into[r] = fn(source[r], …)` for every row, in chunks of rows."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from mdr_dist.stage import Stage, TableSpec, matches
 from mdr_dist.tables.collection import Collection
 from mdr_dist.tables.placement import plan
 from mdr_dist.tables.plain import PlainTables
+from mdr_dist.tables.quiet import quiet
 from mdr_dist.tables.shard import TableShard, map_shards
 
 Part = Collection | PlainTables
@@ -35,18 +35,27 @@ class Tables(nn.Module):
         self._parts: list[Part] = [part for _, part in parts]
         self._owner = {name: part for names, part in parts for name in names}
         self.parts = nn.ModuleList(self._parts)
+        self._order = [f"{spec.name}.{feature}" for spec in specs for feature in spec.features]
         self._trained: set[int] = set()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Rows by "table.feature": [B, dim], or [T, dim] for an unpooled list; differentiable once.
+        """Rows by "table.feature", in the order declared: [B, dim], or [T, dim] for an unpooled list.
 
-        All processes call it alike, and either all or none go backward through a collection.
+        Differentiable once. All processes call it alike, and either all or none go backward through a collection.
+        Rows of tables that the current stage does not train carry no graph.
         """
-        return {key: row for part in self._parts for key, row in part(batch).items()}
+        rows: dict[str, Tensor] = {}
+        for part in self._parts:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and id(part) in self._trained):
+                rows |= part(batch)
+        return {key: rows[key] for key in self._order}
 
     def start_stage(self, stage: Stage) -> None:
-        """Only the tables that the stage trains move from now on."""
+        """Only the tables that the stage trains move from now on; `ValueError` if they were not grouped for it."""
         self._trained = {id(self._owner[name]) for name in self.specs if matches(name, stage.train)}
+        for name, part in self._owner.items():
+            if (id(part) in self._trained) != matches(name, stage.train):
+                raise ValueError(f"stage {stage.name!r} is not among those that the tables were built for")
         for part in self._parts:
             if isinstance(part, PlainTables):
                 part.start_stage(stage)
@@ -73,15 +82,19 @@ class Tables(nn.Module):
         map_shards(fn, self.shards(into), *(self.shards(source) for source in sources))
 
     def state(self) -> dict[str, Any]:
-        """`<table>/weight` and optimizer state for torch.distributed.checkpoint, to be filled in place.
+        """`<table>/weight` and optimizer state for torch.distributed.checkpoint to save, or to fill in `load`.
 
         The names do not depend on placement or grouping, so that any placement loads what any other saved.
         """
         return {key: value for part in self._parts for key, value in part.state().items()}
 
     def load(self, fill: Callable[[dict[str, Any]], None]) -> None:
-        """Have `fill` fill `state()` in place."""
-        fill(self.state())
+        """Have `fill` fill the tensors of `state()`, and take them."""
+        states = [part.state() for part in self._parts]
+        fill({key: value for state in states for key, value in state.items()})
+        for part, state in zip(self._parts, states, strict=True):
+            if isinstance(part, Collection):
+                part.take(state)
 
 
 def build_tables(
@@ -92,7 +105,7 @@ def build_tables(
     groups: dict[tuple[object, ...], list[TableSpec]] = {}
     for spec in specs:
         signature = tuple(matches(spec.name, stage.train) for stage in stages)
-        key = (placed[spec.name].kernel, spec.pool == "none", signature)
+        key = (placed[spec.name].kernel, spec.features if spec.pool == "none" else None, signature)
         groups.setdefault(key, []).append(spec)
     parts: list[tuple[tuple[str, ...], Part]] = []
     for (kernel, _, signature), members in groups.items():
@@ -100,17 +113,8 @@ def build_tables(
         if kernel == "replicated":
             parts.append((names, PlainTables.build(tuple(members), stages, config=config, device=device, seed=seed)))
             continue
-        collection = Collection(members, placed, config=config, trained=any(signature), device=device)  # type: ignore[arg-type]
+        with quiet():
+            collection = Collection(members, placed, config=config, trained=any(signature), device=device)  # type: ignore[arg-type]
         collection.start(seed)
         parts.append((names, collection))
-    quiet_libraries()
     return Tables(specs, parts)
-
-
-def quiet_libraries() -> None:
-    """Undo the root handler that fbgemm installs on import, and keep torchrec's notes from the user."""
-    root = logging.getLogger()
-    for handler in [h for h in root.handlers if type(h) is logging.StreamHandler]:
-        root.removeHandler(handler)
-    for name in ("torchrec", "fbgemm_gpu", "torch.fx"):
-        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,0 +1,33 @@
+"""What importing and building with torchrec does to a program's logging and warnings, undone in one place."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the libraries' notes from the user, and fbgemm from installing a handler on the root logger.
+
+    fbgemm logs through the module `logging` itself, which installs one wherever the root has none yet.
+    """
+    root, guard = logging.getLogger(), logging.NullHandler()
+    before = [*root.handlers, guard]
+    root.addHandler(guard)
+    for name in ("torchrec", "fbgemm_gpu", "torch.fx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        root.removeHandler(guard)
+        for handler in [h for h in root.handlers if h not in before]:
+            root.removeHandler(handler)
+
+
+with quiet():
+    import torchrec.distributed  # noqa: F401

@@ -1,0 +1,69 @@
+"""Where tables go, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mdr_dist.config import TablesConfig
+from mdr_dist.errors import UserError
+from mdr_dist.stage import TableSpec
+from mdr_dist.tables import plan
+from support.tables import ROWS, SPECS
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"placement": "column_wise"}, "rowwise_adagrad"),
+        ({"placement": "column_wise", "optimizer": "sgd"}, "multiple of 12"),
+        ({"optimizer": "adam", "max_dense_rows": 10}, "use rowwise_adagrad"),
+        ({"placement": {"nothing*": "row_wise"}}, r"nothing\*"),
+        ({"placement": "data_parallel", "device_gb": 1e-6}, "worker 0 of 3 would hold .*tables.device_gb"),
+    ],
+)
+def test_refused(config: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        plan(SPECS, TablesConfig(**config), world_size=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"name": "item"}, "share a name"),
+        ({"name": "a.b"}, "without '.'"),
+        ({"like": "nowhere"}, "like 'nowhere'"),
+        ({"like": "item"}, "same rows and dim"),
+        ({"like": "set0/user"}, "whole rows"),
+    ],
+)
+def test_tables_refused(change: dict[str, Any], says: str) -> None:
+    specs = (*SPECS[:3], replace(SPECS[1], **{"name": "other", **change}))
+    with pytest.raises(UserError, match=says):
+        plan(specs, TablesConfig(placement="column_wise", optimizer="sgd"), world_size=2)
+
+
+def test_plan_places_by_pattern_and_size() -> None:
+    config = TablesConfig(placement={"set*": "row_wise", "item": "data_parallel"}, optimizer="adagrad")
+    placed = {row.table: row for row in plan(SPECS, config, world_size=2)}
+    assert placed["set0/user"].placement == "row_wise"
+    assert placed["set0/user"].bytes_per_worker == ROWS * 8 * 4
+    assert placed["item"].bytes_per_worker == 2 * ROWS * 16 * 4
+    assert {placed["tags"].rank, placed["words"].rank, placed["frozen"].rank} == {0, 1}
+    tight = TablesConfig(device_gb=2 * ROWS * 16 * 4 / 2**30)
+    assert {row.table for row in plan(SPECS[:3], tight, world_size=2) if row.placement == "row_wise"} == {"item"}
+
+
+def test_auto_cuts_the_largest_tables_until_all_fit() -> None:
+    size = 100 * 8 * 4
+    specs = tuple(TableSpec(name=f"t{i}", rows=100 - i, dim=8, features=("user",)) for i in range(4))
+    config = TablesConfig(optimizer="sgd", device_gb=2.6 * size / 2**30)
+    free = plan(specs, config, world_size=1 + 1)
+    assert {row.placement for row in free} == {"table_wise"}
+    uneven = (*specs, TableSpec(name="t4", rows=95, dim=8, features=("user",)))
+    placed = plan(uneven, config, world_size=2)
+    assert [row.table for row in placed if row.placement == "row_wise"] == ["t0"]
+    held = [sum(r.bytes_per_worker for r in placed if r.rank in (-1, rank)) for rank in (0, 1)]
+    assert max(held) <= 2.6 * size
