@@ -39,7 +39,7 @@ def prepare(recipe: str, out: str, *, raw: str = "", workers: int = 0) -> dict[s
     """
     plan = validated(Recipe, load_yaml(recipe), where=recipe)
     name = os.path.basename(os.path.dirname(os.path.abspath(recipe)))
-    folder = _raw_folder(recipe, raw, plan.folder or name)
+    folder, out = _raw_folder(recipe, raw, plan.folder or name), _absolute(out)
     with NewDataset(out) as dataset, _work(out) as work, Pool(workers) as pool:
         connection = engine.connect(work, memory_gb=plan.memory_gb, database="prepare.duckdb")
         try:
@@ -57,14 +57,19 @@ def _raw_folder(recipe: str, raw: str, name: str) -> str:
     folder = raw or storage.join(os.environ["MDR_DATA"], name)
     if not storage.exists(folder):
         raise UserError(f"{folder}: no such folder of raw files; --raw names another")
-    return folder
+    return _absolute(folder)
+
+
+def _absolute(url: str) -> str:
+    """The URL as a task with another working folder must name it."""
+    return storage.filesystem(url)[1] if storage.is_local(url) else url
 
 
 @contextmanager
 def _work(out: str) -> Iterator[str]:
     """A folder for intermediate files, removed at the end."""
     if storage.is_local(out):
-        folder = os.path.abspath(f"{storage.filesystem(out)[1].rstrip('/')}.{uuid.uuid4().hex[:8]}.work")
+        folder = f"{out.rstrip('/')}.{uuid.uuid4().hex[:8]}.work"
         os.makedirs(folder)
     else:
         folder = tempfile.mkdtemp(prefix="mdr-prepare-")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import glob
+from pathlib import Path
 
 import pytest
 
 from mdr_dist.config import load_yaml, validated
 from mdr_dist.data.prepare.recipe import Recipe
 
-RECIPES = sorted(glob.glob("jobs/*/prepare.yaml"))
+RECIPES = sorted(map(str, Path(__file__).parents[3].glob("jobs/*/prepare.yaml")))
 
 
 def test_the_shipped_recipes_are_valid():
