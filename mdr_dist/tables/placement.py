@@ -14,6 +14,7 @@ import torch
 
 from mdr_dist.config import Placement, TablesConfig
 from mdr_dist.errors import UserError
+from mdr_dist.schema import Schema
 from mdr_dist.stage import TableSpec, matches
 from mdr_dist.tables.shard import stored_dim
 
@@ -72,6 +73,22 @@ def plan(specs: tuple[TableSpec, ...], config: TablesConfig, *, world_size: int,
             )
         largest = max(movable, key=lambda row: (row.bytes_per_worker, row.table))
         chosen |= {name: "row_wise" for name in chosen if models[name] is models[largest.table]}
+
+
+def check_features(specs: tuple[TableSpec, ...], schema: Schema) -> None:
+    """Refuse, by a `UserError`, a table that looks up floats or has fewer rows than one of its features has ids."""
+    known = {feature.name: feature for feature in schema.features}
+    for spec in specs:
+        for name in spec.features:
+            feature = known.get(schema.item if name.startswith("negative_") else name)
+            if feature is None:  # made by the method's own reading of the data; a batch without it is refused
+                continue
+            if feature.kind == "dense":
+                raise UserError(f"table {spec.name!r} looks up feature {name!r}, which is dense: it has no ids")
+            if feature.rows > spec.rows:
+                raise UserError(
+                    f"table {spec.name!r} has {spec.rows:,} rows, but its feature {name!r} has {feature.rows:,} ids"
+                )
 
 
 def _named(specs: tuple[TableSpec, ...]) -> dict[str, TableSpec]:

@@ -21,7 +21,7 @@ from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import UserError
 from mdr_dist.methods.base import Method
 from mdr_dist.stage import Slice, Stage, lanes
-from mdr_dist.tables import build_tables
+from mdr_dist.tables import build_tables, check_features
 from mdr_dist.tables import plan as plan_tables
 from mdr_dist.train.dense import DenseOptimizers
 from mdr_dist.train.monitor import Monitor
@@ -66,6 +66,7 @@ def check(job: Job) -> Plan:
         source.steps(stage.data)
     on_gpu = job.launch.gpus_per_worker or (not job.launch.workers and torch.cuda.is_available())
     workers, device = max(job.launch.workers, 1), "cuda" if on_gpu else "cpu"
+    check_features(method.tables(), dataset.schema)
     plan_tables(method.tables(), job.tables, world_size=workers, device=device)
     return Plan(dataset, method, stages)
 

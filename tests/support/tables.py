@@ -53,12 +53,14 @@ def batch_of(step: int, rank: int, world: int) -> Batch:
     )  # fmt: skip
 
 
-def run_steps(tables: Any, names: set[str], *, rank: int, world: int, steps: range) -> list[float]:
+def run_steps(
+    tables: Any, names: set[str], *, rank: int, world: int, steps: range, device: torch.device = CPU
+) -> list[float]:
     """Training steps on a fixed quadratic; the loss of each, this process's share."""
     tables.start_stage(STAGE)
     shares = []
     for step in steps:
-        rows = tables(batch_of(step, rank, world))
+        rows = tables(batch_of(step, rank, world).to(device))
         trained = {key: row for key, row in rows.items() if key.split(".")[0] in names}
         # each lookup has a target of its own, so that no two tables get the same gradient
         losses = [0.2 * ((row - 0.01 * (i + 1)) ** 2).sum() for i, row in enumerate(trained.values())]

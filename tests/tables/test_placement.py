@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from mdr_dist.config import TablesConfig
 from mdr_dist.errors import UserError
+from mdr_dist.schema import Feature, Schema
 from mdr_dist.stage import TableSpec
-from mdr_dist.tables import plan
+from mdr_dist.tables import check_features, plan
 from support.tables import ROWS, SPECS
 
 
@@ -43,6 +45,31 @@ def test_tables_refused(change: dict[str, Any], says: str) -> None:
     specs = (*SPECS[:3], replace(SPECS[1], **{"name": "other", **change}))
     with pytest.raises(UserError, match=says):
         plan(specs, TablesConfig(placement="column_wise", optimizer="sgd"), world_size=2)
+
+
+@pytest.mark.parametrize(
+    ("features", "rows", "says"),
+    [
+        (("user",), 9, "'t' has 9 rows, but its feature 'user' has 10 ids"),
+        (("user", "negative_0"), 19, "feature 'negative_0' has 20 ids"),
+        (("age",), 50, "'age', which is dense"),
+        (("user", "item", "negative_3", "sampled"), 20, ""),
+    ],
+)
+def test_features_against_the_schema(features: tuple[str, ...], rows: int, says: str) -> None:
+    schema = Schema(
+        name="s",
+        domains=("a",),
+        features=(
+            Feature(name="user", kind="id", rows=10),
+            Feature(name="item", kind="id", rows=20),
+            Feature(name="age", kind="dense"),
+            Feature(name="domain", kind="id", rows=1),
+        ),
+    )
+    specs = (TableSpec(name="t", rows=rows, dim=8, features=features),)
+    with pytest.raises(UserError, match=says) if says else nullcontext():
+        check_features(specs, schema)
 
 
 def test_plan_places_by_pattern_and_size() -> None:

@@ -99,6 +99,20 @@ def test_checkpoint_of_two_goes_on_in_one(
             assert float((full_table(tables, name) - two[0][placement, optimizer]["tables"][name]).abs().max()) < 1e-5
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("optimizer", ["sgd", "adagrad", "rowwise_adagrad", "adam"])
+def test_a_gpu_equals_the_twin(optimizer: str) -> None:
+    config = TablesConfig(optimizer=optimizer, lr=0.05)
+    twin = PlainTables.build(SPECS, (STAGE,), config=config, device=CPU, seed=1)
+    run_steps(twin, trained_names(SPECS), rank=0, world=1, steps=range(STEPS))
+    with group_of_one() as device:
+        tables = build_tables(SPECS, (STAGE,), config=config, device=device, seed=1)
+        run_steps(tables, trained_names(SPECS), rank=0, world=1, steps=range(STEPS), device=device)
+        for name in tables.specs:
+            assert float((full_table(tables, name) - full_table(twin, name)).abs().max()) < 1e-4
+
+
 def test_one_process_repeats_bit_for_bit() -> None:
     results = []
     for _ in range(2):
