@@ -41,7 +41,7 @@ class Lookup:
 
     Every key is cut into `folds` runs of bags, each a key of torchrec's. Two are not needed for the result but make a
     table's gradient come from more than one torchrec key, and for those fbgemm's CPU row-wise Adagrad takes a path
-    that is about four times faster on one thread.
+    that is about three times faster on one thread (tools/bench_tables.py).
     """
 
     def __init__(self, specs: list[TableSpec], *, folds: int) -> None:
