@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -84,4 +85,14 @@ def group_of_one() -> Iterator[torch.device]:
     try:
         yield device
     finally:
-        dist.destroy_process_group()
+        end_group()
+
+
+def end_group() -> None:
+    """Leave the process group and end its threads.
+
+    Sharded modules hold the group in reference cycles. A gloo thread that outlives it and drops a tensor while the
+    interpreter shuts down aborts the process.
+    """
+    gc.collect()
+    dist.destroy_process_group()

@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from mdr_dist.launch.process import end_group
+
 
 def in_group(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """`function(*args)` in `world` new gloo processes of one thread each; what each returned, by rank."""
@@ -30,4 +32,4 @@ def _enter(rank: int, world: int, folder: str, function: Callable[..., Any], arg
     try:
         torch.save(function(*args), Path(folder) / f"{rank}.pt")
     finally:
-        dist.destroy_process_group()
+        end_group()
