@@ -1,0 +1,186 @@
+"""Train a study's columns over its seeds and write their table.
+
+    tools/study.py jobs/ciao/study.yaml [--runs runs/ciao] [--parallel 2]
+
+writes `RESULTS.md` beside the study. A run that is finished is not trained again. A study is a YAML file:
+
+    make: prepare jobs/ciao/prepare.yaml data/ciao --raw $MDR_DATA/ciao   # an mdr command, run if `data` is missing
+    data: data/ciao                    # `{seed}` in `make` and `data` gives every seed a data set of its own
+    seeds: [0, 1, 2, 3, 4]
+    subject: Crocodile                 # the column that the others are compared with
+    columns:                           # title → job beside the study, settings laid over it
+      Shared Bottom, one domain: {job: shared_bottom.yaml, single: true}    # trained once a domain, on its rows alone
+      Crocodile: {job: crocodile.yaml, set: {method.alpha: 1.0e-4}}
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from mdr_dist.config import validated
+from mdr_dist.data.layout import read_schema
+
+METRICS = {"auc": "AUC", "gauc": "gAUC"}
+Values = NDArray[np.float64]  # [seeds, domains]
+
+
+class Column(BaseModel):
+    """A job, what is set over it, and whether it is trained on each domain alone."""
+
+    model_config = ConfigDict(extra="forbid")
+    job: str
+    set: dict[str, Any] = {}
+    single: bool = False
+
+
+class Study(BaseModel):
+    """What `study.yaml` holds."""
+
+    model_config = ConfigDict(extra="forbid")
+    make: str
+    data: str
+    seeds: tuple[int, ...]
+    subject: str
+    columns: dict[str, Column]
+
+
+def run_name(title: str, seed: int, domain: str = "") -> str:
+    """A column's run: its title, the seed and, where it sees one domain alone, that domain."""
+    plain = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    return f"{plain}{'-' + domain if domain else ''}-seed{seed}"
+
+
+def commands(study: Study, folder: Path, domains: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+    """Every run's name and the arguments of `mdr` that train it."""
+    for title, column in study.columns.items():
+        for seed in study.seeds:
+            for domain in domains if column.single else ("",):
+                name, data = run_name(title, seed, domain), study.data.format(seed=seed)
+                values = {"name": name, "data.path": data, "train.seed": seed, "train.threads": 1, **column.set}
+                values |= {"data.domains": [domain]} if domain else {}
+                settings = [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+                yield name, ["train", str(folder / column.job), "--quiet", *settings]
+
+
+def mdr(arguments: list[str]) -> None:
+    """Run `mdr`; its output is shown only if it fails."""
+    done = subprocess.run([sys.executable, "-m", "mdr_dist", *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"mdr {shlex.join(arguments)}\n{done.stdout}{done.stderr}")
+
+
+def _train(run: tuple[str, list[str]], *, runs: Path) -> None:
+    name, arguments = run
+    if not (runs / name / "metrics.json").exists():
+        mdr([*arguments, "--runs", str(runs)])
+        print(f"trained {name}", flush=True)
+
+
+def gather(study: Study, runs: Path, domains: tuple[str, ...], metric: str) -> dict[str, Values]:
+    """Column title → the metric by seed and domain."""
+
+    def value(title: str, seed: int, domain: str) -> float:
+        name = run_name(title, seed, domain if study.columns[title].single else "")
+        return json.loads((runs / name / "metrics.json").read_text())["test"][domain][metric]
+
+    return {
+        title: np.array([[value(title, seed, domain) for domain in domains] for seed in study.seeds])
+        for title in study.columns
+    }
+
+
+def table(columns: dict[str, Values], domains: tuple[str, ...]) -> list[str]:
+    """Markdown: a row a domain and their mean, `mean ± standard deviation` over seeds."""
+    lines = ["", f"| domain | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    for index, domain in enumerate((*domains, "macro")):
+        seeds = [v[:, index] if index < len(domains) else v.mean(1) for v in columns.values()]
+        cells = [f"{v.mean():.4f} ± {v.std(ddof=1) if len(v) > 1 else 0:.4f}" for v in seeds]
+        lines.append(f"| {domain} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def verdicts(columns: dict[str, Values], subject: str, domains: tuple[str, ...]) -> list[str]:
+    """A line a column: the subject's gain in the macro mean, seed by seed, and in how many domains it is ahead."""
+    lines = []
+    for title, values in columns.items():
+        if title == subject:
+            continue
+        gain = columns[subject] - values
+        macro, behind = gain.mean(1), [name for name, mean in zip(domains, gain.mean(0), strict=True) if mean <= 0]
+        lines.append(
+            f"- {subject} − {title}: {macro.mean():+.4f} (by seed {macro.min():+.4f} to {macro.max():+.4f}); ahead in "
+            f"{len(domains) - len(behind)} of {len(domains)} domains" + (f", not in {', '.join(behind)}" if behind else "")
+        )
+    return lines
+
+
+def report(study: Study, runs: Path, domains: tuple[str, ...]) -> list[str]:
+    """The tables and verdicts, by metric."""
+    lines = []
+    for metric, title in METRICS.items():
+        columns = gather(study, runs, domains, metric)
+        lines += [f"## {title}", *table(columns, domains), *verdicts(columns, study.subject, domains), ""]
+    first = json.loads((runs / run_name(study.subject, study.seeds[0]) / "metrics.json").read_text())["test"]
+    if "bayes_auc" not in first["macro"]:
+        return lines
+    auc, best = (gather(study, runs, domains, metric) for metric in ("auc", "bayes_auc"))
+    way = {title: (auc[title] - 0.5) / (best[title] - 0.5) for title in study.columns}
+    lowest = ", ".join(f"{title} {values.min():.3f}" for title, values in way.items())
+    lines += ["## Share of the way from AUC 0.5 to the best possible", *table(way, domains)]
+    return [*lines, f"Lowest of any domain and seed: {lowest}.", ""]
+
+
+def prepare(study: Study) -> tuple[str, ...]:
+    """Make the data sets that are missing; the domains."""
+    os.environ.setdefault("MDR_DATA", "../shared/data")
+    for path, make in {(study.data.format(seed=seed), study.make.format(seed=seed)) for seed in study.seeds}:
+        if not Path(path, "schema.json").exists():
+            mdr(shlex.split(os.path.expandvars(make)))
+    return read_schema(study.data.format(seed=study.seeds[0])).domains
+
+
+def main() -> None:
+    """Train what is missing and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--runs", type=Path)
+    parser.add_argument("--parallel", type=int, default=2)
+    args = parser.parse_args()
+    study = validated(Study, yaml.safe_load(args.study.read_text()), where=str(args.study))
+    folder, domains = args.study.parent, prepare(study)
+    runs = args.runs or Path("runs") / folder.name
+    with ThreadPoolExecutor(args.parallel) as pool:
+        list(pool.map(partial(_train, runs=runs), commands(study, folder, domains)))
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    rows = read_schema(study.data.format(seed=study.seeds[0])).rows
+    head = [
+        f"`python tools/study.py {args.study}`",
+        "",
+        f"Made on {datetime.date.today()} at commit {commit.strip()}, one CPU thread a run; seeds "
+        f"{', '.join(map(str, study.seeds))}; mean ± standard deviation over seeds; test split, at the state that was "
+        f"best in validation. Rows of {'the first' if '{seed}' in study.data else 'the'} data set: {rows}.",
+        "",
+    ]
+    (folder / "RESULTS.md").write_text("\n".join(head + report(study, runs, domains)))
+    print((folder / "RESULTS.md").read_text())
+
+
+if __name__ == "__main__":
+    main()
