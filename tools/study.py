@@ -67,7 +67,7 @@ def run_name(title: str, seed: int, domain: str = "") -> str:
     return f"{plain}{'-' + domain if domain else ''}-seed{seed}"
 
 
-def commands(study: Study, folder: Path, domains: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+def commands(study: Study, folder: Path, *, domains: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
     """Every run's name and the arguments of `mdr` that train it."""
     for title, column in study.columns.items():
         for seed in study.seeds:
@@ -93,7 +93,7 @@ def _train(run: tuple[str, list[str]], *, runs: Path) -> None:
         print(f"trained {name}", flush=True)
 
 
-def gather(study: Study, runs: Path, domains: tuple[str, ...], metric: str) -> dict[str, Values]:
+def gather(study: Study, runs: Path, *, domains: tuple[str, ...], metric: str) -> dict[str, Values]:
     """Column title → the metric by seed and domain."""
 
     def value(title: str, seed: int, domain: str) -> float:
@@ -124,10 +124,9 @@ def verdicts(columns: dict[str, Values], subject: str, domains: tuple[str, ...])
             continue
         gain = columns[subject] - values
         macro, behind = gain.mean(1), [name for name, mean in zip(domains, gain.mean(0), strict=True) if mean <= 0]
-        lines.append(
-            f"- {subject} − {title}: {macro.mean():+.4f} (by seed {macro.min():+.4f} to {macro.max():+.4f}); ahead in "
-            f"{len(domains) - len(behind)} of {len(domains)} domains" + (f", not in {', '.join(behind)}" if behind else "")
-        )
+        span = f"{macro.mean():+.4f} (by seed {macro.min():+.4f} to {macro.max():+.4f})"
+        ahead = f"{len(domains) - len(behind)} of {len(domains)}" + (f", not in {', '.join(behind)}" if behind else "")
+        lines.append(f"- {subject} against {title}: {span}; ahead in {ahead}")
     return lines
 
 
@@ -135,12 +134,12 @@ def report(study: Study, runs: Path, domains: tuple[str, ...]) -> list[str]:
     """The tables and verdicts, by metric."""
     lines = []
     for metric, title in METRICS.items():
-        columns = gather(study, runs, domains, metric)
+        columns = gather(study, runs, domains=domains, metric=metric)
         lines += [f"## {title}", *table(columns, domains), *verdicts(columns, study.subject, domains), ""]
     first = json.loads((runs / run_name(study.subject, study.seeds[0]) / "metrics.json").read_text())["test"]
     if "bayes_auc" not in first["macro"]:
         return lines
-    auc, best = (gather(study, runs, domains, metric) for metric in ("auc", "bayes_auc"))
+    auc, best = (gather(study, runs, domains=domains, metric=metric) for metric in ("auc", "bayes_auc"))
     way = {title: (auc[title] - 0.5) / (best[title] - 0.5) for title in study.columns}
     lowest = ", ".join(f"{title} {values.min():.3f}" for title, values in way.items())
     lines += ["## Share of the way from AUC 0.5 to the best possible", *table(way, domains)]
@@ -167,15 +166,17 @@ def main() -> None:
     folder, domains = args.study.parent, prepare(study)
     runs = args.runs or Path("runs") / folder.name
     with ThreadPoolExecutor(args.parallel) as pool:
-        list(pool.map(partial(_train, runs=runs), commands(study, folder, domains)))
+        list(pool.map(partial(_train, runs=runs), commands(study, folder, domains=domains)))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     rows = read_schema(study.data.format(seed=study.seeds[0])).rows
+    sizes = [f"{domain} {' / '.join(f'{split[domain]:,}' for split in rows.values())}" for domain in domains]
     head = [
         f"`python tools/study.py {args.study}`",
         "",
         f"Made on {datetime.date.today()} at commit {commit.strip()}, one CPU thread a run; seeds "
         f"{', '.join(map(str, study.seeds))}; mean ± standard deviation over seeds; test split, at the state that was "
-        f"best in validation. Rows of {'the first' if '{seed}' in study.data else 'the'} data set: {rows}.",
+        f"best in validation. Rows of {'the first' if '{seed}' in study.data else 'the'} data set (training / validation "
+        f"/ test): {'; '.join(sizes)}.",
         "",
     ]
     (folder / "RESULTS.md").write_text("\n".join(head + report(study, runs, domains)))
