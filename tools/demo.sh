@@ -20,7 +20,7 @@ short=(--set train.epochs=4 --set train.eval_epochs=2)
 
 say() { printf '\n== %s\n' "$*"; }
 
-say "a data set with planted structure: four domains, conflicting preferences, best possible AUC known"
+say "a data set with planted structure: five domains, conflicting preferences, best possible AUC known"
 "$mdr" synth "$out/synthetic" --preset conflicting --rows 150000
 
 for method in shared_bottom mmoe; do
