@@ -76,7 +76,7 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
 
 
 def test_an_unknown_url_is_named() -> None:
-    with pytest.raises(UserError, match="nowhere://x: no file system for this URL.*use a local path or s3://"):
+    with pytest.raises(UserError, match=r"nowhere://x: no file system for this URL.*use a local path or s3://"):
         storage.exists("nowhere://x")
 
 

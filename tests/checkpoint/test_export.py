@@ -85,7 +85,7 @@ def test_parts_hold_the_rows_in_id_order(
 def test_vocabularies_map_ids_back(trained: tuple[Job, str], exported: Path) -> None:
     schema = read_schema(str(exported))
     rows = {entry["name"]: entry["rows"] for entry in json.loads((exported / "manifest.json").read_text())["tables"]}
-    for feature in schema.of_kind("id"):
+    for feature in (f for f in schema.of_kind("id") if f.name != "domain"):  # schema.json names the domains
         space = feature.vocabulary or feature.name
         ours, theirs = (pq.read_table(root / f"vocabulary/{space}.parquet") for root in (
             exported, Path(trained[0].data.path)))  # fmt: skip
@@ -137,7 +137,10 @@ def edit(path: Path, **changes: Any) -> None:
         (lambda out: cut(out / "schema.json"), r"schema\.json: its sha256 is not the manifest's"),
         (lambda out: (out / "manifest.json").write_text("{"), r"manifest\.json: not valid JSON"),
         (lambda out: (out / "manifest.json").write_text("[]"), r"manifest\.json: not a manifest of version 1 \(no 've"),
-        (lambda out: edit(out / "manifest.json", version=2), r"manifest\.json: not a manifest of version 1 \(version 2"),
+        (
+            lambda out: edit(out / "manifest.json", version=2),
+            r"manifest\.json: not a manifest of version 1 \(version",
+        ),
         (lambda out: edit(out / "manifest.json", tables=None), r"not a manifest of version 1 \(no 'tables'\)"),
         (lambda out: edit(out / "manifest.json", job={"name": "x"}), r"manifest\.json: job: data: Field required"),
         (lambda out: edit(out / "manifest.json", files={}), "is not listed with a checksum"),
