@@ -94,3 +94,12 @@ def test_auto_cuts_the_largest_tables_until_all_fit() -> None:
     assert [row.table for row in placed if row.placement == "row_wise"] == ["t0"]
     held = [sum(r.bytes_per_worker for r in placed if r.rank in (-1, rank)) for rank in (0, 1)]
     assert max(held) <= 2.6 * size
+
+
+@pytest.mark.parametrize(("rows", "world", "placement"), [
+    (1, 1, "row_wise"), (1, 2, "table_wise"), (5, 4, "table_wise"), (7, 4, "row_wise"), (8, 4, "row_wise"),
+])  # fmt: skip
+def test_no_process_gets_a_shard_without_rows(rows: int, world: int, placement: str) -> None:
+    """5 rows over 4 processes would be 2, 2, 1 and none."""
+    spec = TableSpec(name="t", rows=rows, dim=8, features=("user",))
+    assert plan((spec,), TablesConfig(placement="row_wise"), world_size=world)[0].placement == placement
