@@ -1,6 +1,6 @@
 """Memory and speed of a training at the size of the preset `large`: a million users, five domains, twenty features.
 
-    tools/bench_large.py [--job jobs/large/crocodile.yaml] [--data data/large] [--workers 0] [--out tools/results/large.md]
+    tools/bench_large.py [--job jobs/large/crocodile.yaml] [--data data/large] [--workers 0] [--out FILE.md]
 
 Makes the data set if it is missing, trains the job on it as `mdr train` does, evaluation included, and adds up what all
 of its processes hold (proportional set size, so that shared pages count once), twice a second.
@@ -86,7 +86,7 @@ def main() -> None:
     train = result["train"]
     tables = sum(table["weight_bytes"] + table["optimizer_bytes"] for table in plan["tables"])
     lines = [
-        "| workers | rows trained | rows/s in steps | whole command, s | tables, GB | most memory of all processes, GB |",
+        "| workers | rows trained | rows/s in steps | whole command, s | tables, GB | all processes at most, GB |",
         "|---|---|---|---|---|---|",
         f"| {args.workers or 'in process'} | {train['rows']:,} | {train['rows_per_second']:,.0f} | {seconds:.0f} | "
         f"{tables / 2**30:.2f} | {peak / 2**30:.2f} |",
