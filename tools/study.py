@@ -174,9 +174,9 @@ def main() -> None:
         f"`python tools/study.py {args.study}`",
         "",
         f"Made on {datetime.date.today()} at commit {commit.strip()}, one CPU thread a run; seeds "
-        f"{', '.join(map(str, study.seeds))}; mean ± standard deviation over seeds; test split, at the state that was "
-        f"best in validation. Rows of {'the first' if '{seed}' in study.data else 'the'} data set (training / validation "
-        f"/ test): {'; '.join(sizes)}.",
+        f"{', '.join(map(str, study.seeds))}; mean ± standard deviation over seeds; test split, at the end or, with "
+        f"patience, at the best state in validation. Rows of {'the first' if '{seed}' in study.data else 'the'} data "
+        f"set (training / validation / test): {'; '.join(sizes)}.",
         "",
     ]
     (folder / "RESULTS.md").write_text("\n".join(head + report(study, runs, domains)))

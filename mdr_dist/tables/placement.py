@@ -1,6 +1,7 @@
 """Which process holds which part of which table: decided before anything starts, the same in every process.
 
-Table-wise is the default, row-wise for tables that outgrow a device. Tables are dealt to processes by their work, most
+Table-wise is the default, row-wise for tables that outgrow a device, though never for one with too few rows for every
+process to have some. Tables are dealt to processes by their work, most
 first, each to the process with least; a table `like` another goes where that one is.
 """
 
@@ -57,6 +58,8 @@ def plan(specs: tuple[TableSpec, ...], config: TablesConfig, *, world_size: int,
     for name, place in wanted.items():
         if place == "auto":
             chosen[name] = "row_wise" if name in large else "table_wise"
+        if chosen[name] == "row_wise" and not _feeds_all(models[name], world_size):
+            chosen[name] = "table_wise"
     for spec in specs:
         _check(spec, chosen[spec.name], config, world_size=world_size)
     while True:
@@ -65,7 +68,8 @@ def plan(specs: tuple[TableSpec, ...], config: TablesConfig, *, world_size: int,
         held = [sum(row.bytes_per_worker for row in placed if row.rank in (-1, rank)) for rank in range(world_size)]
         if not room or max(held) <= room:
             return placed
-        movable = [row for row in placed if row.rank >= 0 and wanted[row.table] == "auto" and world_size > 1]
+        free = {name for name in models if wanted[name] == "auto" and _feeds_all(models[name], world_size)}
+        movable = [row for row in placed if row.rank >= 0 and row.table in free and world_size > 1]
         if not movable:
             raise UserError(
                 f"tables: worker {held.index(max(held))} of {world_size} would hold {max(held) / 2**30:.2g} GB of "
@@ -85,7 +89,7 @@ def check_features(specs: tuple[TableSpec, ...], schema: Schema) -> None:
                 continue
             if feature.kind == "dense":
                 raise UserError(f"table {spec.name!r} looks up feature {name!r}, which is dense: it has no ids")
-            if feature.rows > spec.rows:
+            if feature.rows > spec.rows and spec.start is None:
                 raise UserError(
                     f"table {spec.name!r} has {spec.rows:,} rows, but its feature {name!r} has {feature.rows:,} ids"
                 )
@@ -110,6 +114,15 @@ def _room(config: TablesConfig, device: str) -> float:
     if config.device_gb or device != "cuda" or not torch.cuda.is_available():
         return config.device_gb * 2**30
     return torch.cuda.get_device_properties(0).total_memory * GPU_SHARE
+
+
+def _feeds_all(spec: TableSpec, world_size: int) -> bool:
+    """Whether every process gets a row if the table is cut by rows.
+
+    For a shard without rows fbgemm's CPU kernel takes the table's size from memory beyond the list of sizes.
+    """
+    share = -(-spec.rows // world_size)
+    return share * (world_size - 1) < spec.rows
 
 
 def _wanted(spec: TableSpec, config: TablesConfig) -> Placement:

@@ -78,7 +78,7 @@ def test_plan_places_by_pattern_and_size() -> None:
     assert placed["set0/user"].placement == "row_wise"
     assert placed["set0/user"].bytes_per_worker == ROWS * 8 * 4
     assert placed["item"].bytes_per_worker == 2 * ROWS * 16 * 4
-    assert {placed["tags"].rank, placed["words"].rank, placed["frozen"].rank} == {0, 1}
+    assert {placed[name].rank for name in ("tags", "words", "frozen", "block0", "block1")} == {0, 1}
     tight = TablesConfig(device_gb=2 * ROWS * 16 * 4 / 2**30)
     assert {row.table for row in plan(SPECS[:3], tight, world_size=2) if row.placement == "row_wise"} == {"item"}
 
@@ -94,3 +94,12 @@ def test_auto_cuts_the_largest_tables_until_all_fit() -> None:
     assert [row.table for row in placed if row.placement == "row_wise"] == ["t0"]
     held = [sum(r.bytes_per_worker for r in placed if r.rank in (-1, rank)) for rank in (0, 1)]
     assert max(held) <= 2.6 * size
+
+
+@pytest.mark.parametrize(("rows", "world", "placement"), [
+    (1, 1, "row_wise"), (1, 2, "table_wise"), (5, 4, "table_wise"), (7, 4, "row_wise"), (8, 4, "row_wise"),
+])  # fmt: skip
+def test_no_process_gets_a_shard_without_rows(rows: int, world: int, placement: str) -> None:
+    """5 rows over 4 processes would be 2, 2, 1 and none."""
+    spec = TableSpec(name="t", rows=rows, dim=8, features=("user",))
+    assert plan((spec,), TablesConfig(placement="row_wise"), world_size=world)[0].placement == placement
