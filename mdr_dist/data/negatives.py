@@ -11,23 +11,18 @@ Shape letters: B rows, N negatives a row, U users, M positives.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mdr_dist import storage
 from mdr_dist.data.columns import Array, check_ids, check_users, plain
-from mdr_dist.data.layout import SCHEMA
 from mdr_dist.data.order import Ints
 from mdr_dist.data.reader import Group, Reader
+from mdr_dist.data.scratch import made_once
 from mdr_dist.errors import UserError
 from mdr_dist.schema import USER_KEY
 
@@ -55,10 +50,12 @@ class Negatives:
         `UserError` if the domain has fewer than two items.
         """
         groups = _training(reader, domain, period)
-        with _folder(reader, domain, period) as folder:
-            if not os.path.exists(os.path.join(folder, "DONE")):
-                _build(reader, groups, folder)
-            parts = [np.load(f"{folder}/{name}.npy", mmap_mode="r") for name in ("items", "users", "starts", "gaps")]
+        parts = made_once(
+            reader.dataset,
+            ("negatives", domain, period),
+            names=("items", "users", "starts", "gaps"),
+            build=partial(_build, reader, groups),
+        )
         if len(parts[0]) < 2:
             name = reader.dataset.schema.domains[domain]
             raise UserError(
@@ -114,25 +111,8 @@ def _training(reader: Reader, domain: int, period: int | None) -> tuple[Group, .
     return tuple(group for group in groups if period is None or group.shard.period <= period)
 
 
-@contextmanager
-def _folder(reader: Reader, domain: int, period: int | None) -> Iterator[str]:
-    """The folder of this data set's file, locked: of a machine's workers one builds it and the others wait."""
-    marker = storage.join(reader.dataset.path, SCHEMA)
-    fs, path = storage.filesystem(marker)
-    key = (fs.unstrip_protocol(path), str(fs.modified(path)), reader.dataset.schema.fingerprint, domain, period)
-    root = os.path.join(tempfile.gettempdir(), f"mdr-{os.getuid()}")
-    os.makedirs(root, mode=0o700, exist_ok=True)
-    if os.stat(root).st_uid != os.getuid():
-        raise UserError(f"{root}: belongs to another user; set TMPDIR to a folder of your own")
-    folder = os.path.join(root, "negatives-" + hashlib.sha256(repr(key).encode()).hexdigest()[:32])
-    os.makedirs(folder, exist_ok=True)
-    with open(os.path.join(folder, "lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder
-
-
 def _build(reader: Reader, groups: tuple[Group, ...], folder: str) -> None:
-    """Write the four arrays and `DONE`; positives are collected and sorted in mapped files, not on the heap."""
+    """Write the four arrays; positives are collected and sorted in mapped files, not on the heap."""
     count = sum(group.rows for group in groups)
     needed = 2 * count * np.dtype(np.int64).itemsize
     if shutil.disk_usage(folder).free < needed:
@@ -146,8 +126,6 @@ def _build(reader: Reader, groups: tuple[Group, ...], folder: str) -> None:
     for name, array in (("items", items), ("users", users), ("starts", starts)):
         np.save(f"{folder}/{name}.npy", array)
     os.remove(f"{folder}/pairs.npy")
-    with open(f"{folder}/DONE", "wb"):
-        pass
 
 
 def _collect(reader: Reader, groups: tuple[Group, ...], pairs: Ints) -> tuple[Ints, int]:
