@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mdr_dist.errors import Stopped, UserError
+from mdr_dist.errors import Fault, Stopped, UserError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 out = Console(soft_wrap=True)
@@ -227,6 +227,9 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"mdr: error: {error}", err=True)
         sys.exit(2)
+    except Fault as fault:
+        typer.echo(f"mdr: fault: {fault}", err=True)
+        sys.exit(1)
     except Stopped as stopped:
         typer.echo(f"mdr: {stopped}", err=True)
         sys.exit(143)  # 128 + SIGTERM

@@ -126,11 +126,20 @@ def load_job(path: str, settings: tuple[str, ...] = ()) -> Job:
     """The job in a YAML file, with `a.b=value` settings laid over it; `UserError` where either is wrong."""
     raw = load_yaml(path)
     for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise UserError(f"--set {setting}: write it as key.path=value")
-        _set(raw, key.split("."), yaml.safe_load(value), where=f"--set {setting}")
+        key, value = parsed(setting)
+        _set(raw, key.split("."), value, where=f"--set {setting}")
     return validated(Job, raw, where=path)
+
+
+def parsed(setting: str) -> tuple[str, Any]:
+    """Key path and value of `a.b=value`, the value read as YAML; a `UserError` if it is none."""
+    key, equals, value = setting.partition("=")
+    try:
+        if equals:
+            return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {setting}: {value!r} is not a YAML value; quote it") from error
+    raise UserError(f"--set {setting}: write it as key.path=value")
 
 
 def load_yaml(path: str) -> dict[str, Any]:

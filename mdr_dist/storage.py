@@ -53,6 +53,20 @@ def make_folder(url: str) -> None:
     fs.makedirs(path, exist_ok=True)
 
 
+def check_free(url: str) -> None:
+    """Refuse, by a `UserError`, a place for a new folder that holds something already."""
+    fs, path = filesystem(url)
+    if fs.isfile(path):
+        raise UserError(f"{url}: a file is there; name a new folder")
+    if names(url):
+        raise UserError(f"{url}: the folder is not empty; name a new one or remove it")
+
+
+def move(aside: str, url: str) -> None:
+    """Give a finished local folder its name, at once. An empty folder may stand there."""
+    os.replace(filesystem(aside)[1], filesystem(url)[1])
+
+
 def remove(url: str) -> None:
     """Remove a file or a whole folder, if it is there."""
     fs, path = filesystem(url)
@@ -61,12 +75,14 @@ def remove(url: str) -> None:
 
 
 def read_bytes(url: str) -> bytes:
-    """A file's bytes; `UserError` if it is not there."""
+    """A file's bytes; `UserError` if it is not there or is no file."""
     fs, path = filesystem(url)
     try:
         return bytes(fs.cat_file(path))  # type: ignore[arg-type]
     except FileNotFoundError as error:
         raise UserError(f"{url}: no such file") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{url}: a folder, not a file") from error
 
 
 def write_bytes(url: str, data: bytes) -> None:
@@ -93,7 +109,7 @@ def read_json(url: str) -> Any:
     """A JSON file's value; `UserError` if it is missing or not JSON."""
     try:
         return json.loads(read_bytes(url))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text at all
         raise UserError(f"{url}: not valid JSON ({error}); was it written by another program?") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -66,6 +67,9 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         (["tables.optimizer=adam", "tables.max_dense_rows=5"], "use rowwise_adagrad"),
         (["train.monitor=accuracy"], "no metric 'accuracy'"),
         (["oops"], "write it as key.path=value"),
+        (["data.batch=[1"], "--set data.batch=[1: '[1' is not a YAML value"),
+        (["data.batch.size=1"], "--set data.batch.size=1: 'batch' is a value, not a section"),
+        (["train={seed: soon}"], "train.seed: Input should be a valid integer"),
     ],
 )
 def test_wrong_job(
@@ -90,10 +94,12 @@ def test_wrong_file(
 
 def test_missing_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no such file" in refused(monkeypatch, capsys, "train", tmp_path / "no.yaml")
+    assert "a folder, not a file" in refused(monkeypatch, capsys, "train", tmp_path)
     assert "not a run" in refused(monkeypatch, capsys, "status", tmp_path)
     assert "not a run" in refused(monkeypatch, capsys, "evaluate", tmp_path)
     assert "no metrics.json" in refused(monkeypatch, capsys, "compare", tmp_path)
     assert "not a data set" in refused(monkeypatch, capsys, "inspect", tmp_path)
+    assert "'[' is not a YAML value" in refused(monkeypatch, capsys, "synth", tmp_path / "x", "--set", "users=[")
     assert "no preset 'huge'" in refused(monkeypatch, capsys, "synth", tmp_path / "x", "--preset", "huge")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -149,6 +155,123 @@ def test_what_does_not_belong_together(
     assert "checkpoint of method mmoe" in refused(monkeypatch, capsys, "evaluate", run)
     (out / "dense.safetensors").write_bytes(b"broken")
     assert "sha256 is not the manifest's" in refused(monkeypatch, capsys, "evaluate", out)
+
+
+def without(dataset: str, folder: Path, *, split: str, domain: str = "") -> str:
+    """The data set without a split, or without a domain's rows in it."""
+    shutil.copytree(dataset, folder)
+    index = storage.read_json(f"{folder}/files.json")
+    kept = [f for f in index["files"] if f["split"] != split or domain not in ("", f["domain"])]
+    storage.write_json(f"{folder}/files.json", {"files": kept})
+    return str(folder)
+
+
+def test_a_domain_without_rows_in_a_split(
+    job: Path, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    for split, domain, settings in (
+        ("train", "d1", []),
+        ("val", "d1", ["data.domains=[d0,d1]"]),
+        ("val", "", []),
+        ("test", "d2", ["data.domains=[d0,d2]", "train.eval_epochs=0"]),
+    ):
+        path = without(dataset, tmp_path / f"{split}{domain}", split=split, domain=domain)
+        flags = [part for setting in (f"data.path={path}", *settings) for part in ("--set", setting)]
+        said = refused(monkeypatch, capsys, "train", job, "--runs", runs, *flags)
+        assert f"domain {domain or 'd0'} has no rows in split {split} of data set {path}" in said
+        assert not runs.exists()
+
+
+def test_labels_that_are_ratings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{time},u{time % 7},i{time % 5},d{time % 2},{time % 5 + 1}" for time in range(200)]
+    (tmp_path / "log.csv").write_text("\n".join(["time,user,item,domain,rating", *rows]))
+    columns = {"time": "int", "user": "text", "item": "text", "domain": "text", "rating": "float"}
+    recipe = {
+        "log": [{"files": ["log.csv"], "format": "csv", "columns": columns}],
+        "labels": {"stars": "rating"},
+        "domain": {"column": "domain"},
+        "features": [{"name": "user"}, {"name": "item"}],
+        "split": {"random": {"val": 0.2, "test": 0.2}},
+    }
+    (tmp_path / "prepare.yaml").write_text(yaml.safe_dump(recipe))
+    data = tmp_path / "data"
+    assert mdr(monkeypatch, "prepare", tmp_path / "prepare.yaml", data, "--raw", tmp_path) == 0
+    job = small_job("shared_bottom", str(data), data={"batch": 16})
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job.model_dump(mode="json")))
+    said = refused(monkeypatch, capsys, "train", tmp_path / "job.yaml", "--runs", tmp_path, "--quiet")
+    assert f"{data}: split val has a row whose stars is " in said and "ranking needs 0 and 1" in said
+
+
+def test_a_fault_leaves_its_traceback_until_an_attempt_succeeds(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "shared_bottom-test"
+    command = ("train", job, "--runs", tmp_path, "--quiet", "--set", "train.save_steps=2")
+    with monkeypatch.context() as broken:
+        broken.setattr("mdr_dist.train.trainer.train_step", lambda *_, **__: 1 / 0)
+        assert mdr(monkeypatch, *command) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"mdr: fault: ZeroDivisionError: division by zero; the traceback is in {run}/error.txt"]
+    assert "in _step" in (run / "error.txt").read_text()
+    assert mdr(monkeypatch, "status", run) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "failed"
+    assert mdr(monkeypatch, *command) == 0
+    assert not (run / "error.txt").exists()
+
+
+def test_a_loss_that_is_not_finite(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "shared_bottom-test"
+    settings = ("--set", "dense.lr=1e30", "--set", "train.save_steps=1")
+    assert mdr(monkeypatch, "train", job, "--runs", tmp_path, "--quiet", *settings) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "FloatingPointError: stage 'joint': loss 'bce' is " in line and "at epoch 1, step 2" in line
+    assert str(run / "error.txt") in line
+    assert [path.name for path in (run / "lanes/main/checkpoints").iterdir()] == ["000001"]
+
+
+def test_a_damaged_checkpoint(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "shared_bottom-test"
+    assert mdr(monkeypatch, "train", job, "--runs", tmp_path, "--quiet") == 0
+    (run / "metrics.json").unlink()
+    (folder,) = (run / "lanes/main/checkpoints").iterdir()
+    (folder / "dense.safetensors").write_bytes(b"")
+    capsys.readouterr()
+    for command in (("train", job, "--runs", tmp_path), ("evaluate", run), ("export", run, tmp_path / "out")):
+        said = refused(monkeypatch, capsys, *command)
+        assert f"{folder}/dense.safetensors: damaged: " in said and "remove the folder to go on" in said
+    assert not (tmp_path / "out").exists()
+    shutil.rmtree(folder)
+    assert mdr(monkeypatch, "train", job, "--runs", tmp_path, "--quiet") == 0
+
+
+def test_evaluation_needs_no_rows_to_train_on(
+    job: Path, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = tmp_path / "shared_bottom-test", tmp_path / "out"
+    assert mdr(monkeypatch, "train", job, "--runs", tmp_path, "--quiet") == 0
+    test_only = without(without(dataset, tmp_path / "a", split="train"), tmp_path / "b", split="val")
+    assert mdr(monkeypatch, "export", run, out) == 0
+    capsys.readouterr()
+    for source in (run, out):
+        assert mdr(monkeypatch, "evaluate", source, "--dataset", test_only, "--json") == 0
+        assert json.loads(capsys.readouterr().out) == storage.read_json(str(run / "metrics.json"))["test"]
+        said = refused(monkeypatch, capsys, "evaluate", source, "--dataset", test_only, "--split", "val")
+        assert f"has no rows in split val of data set {test_only}" in said
+
+
+def test_an_address_needs_workers(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(monkeypatch, capsys, "train", job, "--runs", tmp_path / "runs", "--address", "10.0.0.1:6379")
+    assert "--address: say also how many --workers" in said
+    assert not (tmp_path / "runs").exists()
 
 
 def test_help_is_quick_to_import() -> None:

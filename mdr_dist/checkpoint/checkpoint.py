@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -28,6 +29,7 @@ from mdr_dist.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_WHAT_NOW = "restore it, or remove the folder to go on from the checkpoint before it"
 DONE, PROGRESS, DENSE = "DONE", "progress.json", "dense.safetensors"
 
 
@@ -44,7 +46,7 @@ class Checkpoints:
     def numbers(self) -> list[int]:
         """The finished checkpoints, oldest first."""
         found = [int(name) for name in storage.names(self._url) if name.isdigit()]
-        return [number for number in found if storage.exists(storage.join(self.folder(number), DONE))]
+        return sorted(number for number in found if storage.exists(storage.join(self.folder(number), DONE)))
 
     def latest(self) -> int | None:
         """The newest finished checkpoint, as process 0 sees it."""
@@ -59,7 +61,7 @@ class Checkpoints:
         """Write a checkpoint; what an earlier, killed attempt left under the number goes first."""
         folder = self.folder(number)
         if is_first():
-            storage.remove(folder)
+            self._remove(number)
             storage.make_folder(folder)
         barrier()
         with quiet():
@@ -76,16 +78,16 @@ class Checkpoints:
 
     def dense(self, number: int) -> dict[str, Tensor]:
         """A checkpoint's dense tensors."""
-        return load_tensors(storage.read_bytes(storage.join(self.folder(number), DENSE)))
+        path = storage.join(self.folder(number), DENSE)
+        try:
+            return load_tensors(storage.read_bytes(path))
+        except SafetensorError as error:
+            raise UserError(f"{path}: damaged: {error}; {_WHAT_NOW}") from error
 
     def load_tables(self, number: int, tables: dict[str, Any]) -> None:
         """Fill table state in place, whatever placement and number of processes wrote it."""
-        try:
-            with quiet():
-                load(tables, storage_reader=FsspecReader(self.folder(number)), no_dist=world_size() == 1)
-        except CheckpointException as error:
-            cause = next(iter(error.failures.values()))[0]
-            raise UserError(f"{self.folder(number)}: the tables do not load: {str(cause).splitlines()[0]}") from error
+        with quiet(), reading(self.folder(number)):
+            load(tables, storage_reader=FsspecReader(self.folder(number)), no_dist=world_size() == 1)
 
     def prune(self, keep: int, *, also: int = -1) -> None:
         """Remove all but the newest `keep` finished checkpoints and number `also`."""
@@ -93,9 +95,23 @@ class Checkpoints:
             numbers = self.numbers()
             for number in numbers[:-keep]:
                 if number != also:
-                    # unmark first: a folder half removed must not pass for a checkpoint
-                    storage.remove(storage.join(self.folder(number), DONE))
-                    storage.remove(self.folder(number))
+                    self._remove(number)
+
+    def _remove(self, number: int) -> None:
+        # unmark first: a folder half removed must not pass for a checkpoint
+        storage.remove(storage.join(self.folder(number), DONE))
+        storage.remove(self.folder(number))
+
+
+@contextmanager
+def reading(folder: str) -> Iterator[None]:
+    """Make what reading a damaged checkpoint's tables raises a `UserError`."""
+    try:
+        yield
+    except CheckpointException as error:
+        cause = next(iter(error.failures.values()))[0]
+        reason = next(iter(str(cause).splitlines()), type(cause).__name__)
+        raise UserError(f"{folder}: the tables do not load: {reason}; {_WHAT_NOW}") from error
 
 
 def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -26,8 +26,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from mdr_dist import __version__, catalog, storage
-from mdr_dist.checkpoint.checkpoint import Checkpoints, contiguous
-from mdr_dist.config import Job
+from mdr_dist.checkpoint.checkpoint import Checkpoints, contiguous, reading
+from mdr_dist.config import Job, validated
 from mdr_dist.data.layout import SCHEMA, read_schema
 from mdr_dist.errors import UserError
 from mdr_dist.methods.base import Method
@@ -36,6 +36,7 @@ from mdr_dist.tables import PlainTables, read_table
 
 MANIFEST, DENSE = "manifest.json", "dense.safetensors"
 PART_ROWS = 2**20
+VERSION = 1
 Form = Literal["safetensors", "parquet", "checkpoint"]
 
 
@@ -46,8 +47,7 @@ def is_export(path: str) -> bool:
 
 def export(checkpoints: Checkpoints, number: int, *, out: str, method: Method, job: Job, form: Form) -> dict[str, Any]:
     """Write checkpoint `number` to the new folder `out` and return the manifest."""
-    if storage.names(out):
-        raise UserError(f"{out}: the folder is not empty; name a new one or remove it")
+    storage.check_free(out)
     aside = f"{out.rstrip('/')}.{uuid.uuid4().hex[:8]}.part" if storage.is_local(out) else out
     writer = _Writer(aside)
     try:
@@ -59,7 +59,7 @@ def export(checkpoints: Checkpoints, number: int, *, out: str, method: Method, j
             writer.copy_folder(checkpoints.folder(number), "checkpoint")
         manifest = {
             "format": form,
-            "version": 1,
+            "version": VERSION,
             "made_by": f"mdr_dist {__version__}",
             "step": number,
             "schema": method.schema.fingerprint,
@@ -69,27 +69,38 @@ def export(checkpoints: Checkpoints, number: int, *, out: str, method: Method, j
             "files": writer.files,
         }
         storage.write_json(storage.join(aside, MANIFEST), manifest)
+        if aside != out:
+            storage.move(aside, out)
     except BaseException:
         storage.remove(aside)
         raise
-    if aside != out:
-        fs, path = storage.filesystem(aside)
-        fs.mv(path, storage.filesystem(out)[1], recursive=True)
     return manifest
 
 
 def load_export(path: str) -> tuple[Job, Method, PlainTables]:
     """The job, the method and its unsharded tables; a `UserError` where a file is missing or not what was written."""
-    manifest = storage.read_json(storage.join(path, MANIFEST))
-    job = Job.model_validate(manifest["job"])
-    method = catalog.build(job.method, read_schema(path), seed=job.train.seed)
+    manifest = _read_manifest(path)
+    job = validated(Job, manifest["job"], where=f"{path}/{MANIFEST}: job")
     reader = _Reader(path, manifest["files"])
+    reader.verify(SCHEMA)
+    method = catalog.build(job.method, read_schema(path), seed=job.train.seed)
     method.load_state_dict(load_tensors(reader.read(DENSE)))
     tables = PlainTables(method.tables())
     for entry in manifest["tables"]:
         parts = list(_parts(path, entry, reader, form=manifest["format"], spec=tables.specs[entry["name"]]))
         tables.load_table(entry["name"], torch.cat(parts))
     return job, method, tables
+
+
+def _read_manifest(path: str) -> dict[str, Any]:
+    where = storage.join(path, MANIFEST)
+    manifest = storage.read_json(where)
+    keys = ("version", "format", "job", "tables", "files")
+    lacking = [key for key in keys if not isinstance(manifest, dict) or key not in manifest]
+    if lacking or manifest["version"] != VERSION:
+        what = f"no {lacking[0]!r}" if lacking else f"version {manifest['version']!r}"
+        raise UserError(f"{where}: not a manifest of version {VERSION} ({what}); export again")
+    return manifest
 
 
 def _vocabularies(dataset: str) -> list[str]:
@@ -102,7 +113,8 @@ def _table(folder: str, spec: TableSpec, writer: _Writer, *, form: Form) -> dict
         return {**entry, "parts": []}
     names = []
     for number, start in enumerate(range(0, spec.rows, PART_ROWS)):
-        part = read_table(folder, spec, row_start=start, row_end=min(start + PART_ROWS, spec.rows))
+        with reading(folder):
+            part = read_table(folder, spec, row_start=start, row_end=min(start + PART_ROWS, spec.rows))
         names.append(f"tables/{quote(spec.name, safe='')}/part-{number:05d}.{form}")
         data = save_tensors({"rows": part.contiguous()}) if form == "safetensors" else _parquet(part, start)
         writer.write(names[-1], data)

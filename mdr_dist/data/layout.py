@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdr_dist import storage
+from mdr_dist.config import validated
 from mdr_dist.errors import UserError
 from mdr_dist.schema import DOMAIN, USER_KEY, Feature, Schema
 
@@ -128,8 +129,7 @@ class NewDataset:
     """A data set being made: written aside, and there only after `commit`. Use as a context manager."""
 
     def __init__(self, out: str) -> None:
-        if storage.names(out):
-            raise UserError(f"{out}: the folder is not empty; name a new one or remove it")
+        storage.check_free(out)
         self._out = out.rstrip("/")
         # an object store has no rename: there the marker is schema.json, written last
         self.root = f"{self._out}.{uuid.uuid4().hex[:8]}.part" if storage.is_local(out) else self._out
@@ -162,11 +162,7 @@ class NewDataset:
         storage.write_json(storage.join(self.root, REPORT), report)
         storage.write_json(storage.join(self.root, SCHEMA), schema.model_dump(mode="json"))
         if self.root != self._out:
-            fs, aside = storage.filesystem(self.root)
-            target = storage.filesystem(self._out)[1]
-            if fs.exists(target):
-                fs.rmdir(target)
-            fs.mv(aside, target, recursive=True)
+            storage.move(self.root, self._out)
         self._done = True
 
 
@@ -174,10 +170,11 @@ def read_schema(path: str) -> Schema:
     """The schema of a data set; a `UserError` if there is none or it is not one."""
     if not storage.exists(storage.join(path, SCHEMA)):
         raise UserError(f"{path}: not a data set (no {SCHEMA}); make one with `mdr prepare` or `mdr synth`")
-    try:
-        return Schema.model_validate(storage.read_json(storage.join(path, SCHEMA)))
-    except ValueError as error:
-        raise UserError(f"{path}/{SCHEMA}: not a schema of this version: {str(error).splitlines()[0]}") from error
+    return validated(
+        Schema,
+        storage.read_json(storage.join(path, SCHEMA)),
+        where=f"{path}/{SCHEMA}: not a schema of this version",
+    )
 
 
 def read_shards(path: str) -> tuple[Shard, ...]:

@@ -1,4 +1,4 @@
-"""What became of embeddings, experts and gates: collapse, diversity, entropy (METHODS 6.7).
+"""What became of embeddings, experts and gates: collapse, diversity, entropy.
 
 Shape letters: N rows, B conflict rows, E experts, D width.
 """

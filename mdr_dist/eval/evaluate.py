@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mdr_dist.batch import Batch, world_size
 from mdr_dist.data.source import Source
+from mdr_dist.errors import UserError
 from mdr_dist.eval.metrics import RankCollector
 from mdr_dist.methods.base import Method
 from mdr_dist.stage import Slice
@@ -22,7 +23,8 @@ Lookup = Callable[[Batch], Mapping[str, Tensor]]
 def evaluate(method: Method, lookup: Lookup, *, source: Source, slice_: Slice, device: torch.device) -> dict[str, Any]:
     """Metrics of a slice: `{"<domain>": {...}, "macro": {...}, "pooled": {...}}`, the same in every process.
 
-    Exact: every process's scores are gathered, so the figures do not depend on how rows fell to processes.
+    Exact: every process's scores are gathered, so the figures do not depend on how rows fell to processes. A
+    `UserError` if a label is neither 0 nor 1.
     """
     schema = method.schema
     collector = RankCollector()
@@ -32,6 +34,7 @@ def evaluate(method: Method, lookup: Lookup, *, source: Source, slice_: Slice, d
         moved = batch.to(device)
         score = method.score(lookup(moved), moved)
         real = batch.weight > 0
+        _check_labels(batch.label[real], source=source, slice_=slice_)
         truth = batch.labels[schema.truth][real].numpy() if schema.truth else None
         collector.add(
             score.float().cpu()[real].numpy(),
@@ -42,6 +45,17 @@ def evaluate(method: Method, lookup: Lookup, *, source: Source, slice_: Slice, d
         )
     method.train(training)
     return _shared(collector, schema.domains)
+
+
+def _check_labels(label: Tensor, *, source: Source, slice_: Slice) -> None:
+    odd = label[(label != 0) & (label != 1)]
+    if len(odd):
+        dataset = source.dataset
+        name = dataset.schema.labels[0]
+        raise UserError(
+            f"{dataset.path}: split {slice_.split} has a row whose {name} is {odd[0].item():g}; ranking needs 0 and 1: "
+            f"prepare the data set with a label such as `{name} >= {odd[0].item():g}`"
+        )
 
 
 def _shared(collector: RankCollector, domains: tuple[str, ...]) -> dict[str, Any]:

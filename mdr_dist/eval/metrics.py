@@ -216,8 +216,8 @@ class RankCollector:
         """Domain name → `auc gauc logloss rows users` and, where the truth is known, `bayes_auc`; `macro`, `pooled`.
 
         `bayes_auc` is the AUC of the true probabilities. Domains without rows are left out. `macro` is the mean over
-        the domains that have the metric; `pooled` takes all rows as one set, a user's rows of all domains together
-        (METHODS CR-8's "Overall"). A metric that does not exist, for want of one of the classes, is None.
+        the domains that have the metric; `pooled` takes all rows as one set, a user's rows of all domains together: the
+        "Overall" of the Crocodile paper. A metric that does not exist, for want of one of the classes, is None.
         """
         rows = self.state()
         if not rows:

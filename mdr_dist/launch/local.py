@@ -11,7 +11,6 @@ import json
 import os
 import tempfile
 import threading
-import traceback
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -24,9 +23,8 @@ from mdr_dist import storage
 from mdr_dist.config import Job
 from mdr_dist.errors import UserError
 from mdr_dist.train.monitor import line_of
-from mdr_dist.train.run import LANE, METRICS, Echo, check, open_run, train
+from mdr_dist.train.run import ERROR, LANE, METRICS, Echo, attempt, check, open_run, train, write_error
 
-ERROR = "error.json"
 OBJECT_STORE_BYTES = 256 * 2**20
 # the controller polls this often (seconds); it decides how fast a dead worker is noticed
 ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_V2_ENABLED": "1"}
@@ -41,10 +39,9 @@ def train_on_ray(job: Job, runs: str, *, address: str = "", echo: Echo | None = 
     with connected(address):
         _check_fits(job)
         run = open_run(job, runs)
-        storage.remove(storage.join(run, ERROR))
-        with _following(run, echo), tempfile.TemporaryDirectory(prefix="mdr-ray-train-") as scratch:
+        with attempt(run), _following(run, echo), tempfile.TemporaryDirectory(prefix="mdr-ray-train-") as scratch:
             _fit(job, run, scratch=scratch)
-    return run, _outcome(run)
+            return run, _outcome(run)
 
 
 @contextlib.contextmanager
@@ -99,7 +96,6 @@ def _fit(job: Job, run: str, *, scratch: str) -> None:
         trainer.fit()
     except ray.train.TrainingFailedError:
         if not storage.exists(storage.join(run, ERROR)):
-            storage.write_bytes(storage.join(run, "error.txt"), traceback.format_exc().encode())
             raise
 
 
@@ -111,7 +107,7 @@ def _work(config: dict[str, Any]) -> None:
     try:
         train(job, run, device=ray.train.torch.get_device())
     except UserError as error:
-        storage.write_json(storage.join(run, ERROR), {"error": str(error)})
+        write_error(run, error)
         raise
 
 

@@ -20,14 +20,14 @@ from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import UserError
 from mdr_dist.eval.evaluate import evaluate
 from mdr_dist.stage import Slice
-from mdr_dist.train.run import JOB, LANE, Echo, build_trainer, check, open_run, train
+from mdr_dist.train.run import JOB, LANE, Echo, attempt, build_trainer, check, open_run, plan_of, train
 
 
 def train_here(job: Job, runs: str, *, echo: Echo | None = None) -> tuple[str, dict[str, Any]]:
     """Train a job in this process; the run's folder and its metrics."""
     check(job)
     run = open_run(job, runs)
-    with group_of_one() as device:
+    with attempt(run), group_of_one() as device:
         return run, train(job, run, device=device, echo=echo)
 
 
@@ -38,7 +38,7 @@ def evaluate_run(run: str, *, dataset: str = "", split: str = "test") -> dict[st
         job = job.model_copy(update={"data": job.data.model_copy(update={"path": dataset})})
     number = _newest(run)
     with group_of_one() as device:
-        trainer = build_trainer(job, check(job), run=run, device=device)
+        trainer = build_trainer(job, plan_of(job), run=run, device=device)
         trainer.restore(number)
         return trainer.measure(Slice(split=split))
 
@@ -58,7 +58,7 @@ def export_run(run: str, out: str, *, form: Form) -> dict[str, Any]:
     """Export a run's newest checkpoint; the manifest."""
     job = _job_of(run)
     checkpoints, number = Checkpoints(storage.join(run, LANE, "checkpoints")), _newest(run)
-    return export(checkpoints, number, out=out, method=check(job).method, job=job, form=form)
+    return export(checkpoints, number, out=out, method=plan_of(job).method, job=job, form=form)
 
 
 def _job_of(run: str) -> Job:

@@ -7,7 +7,7 @@ from typing import Any
 from mdr_dist import storage
 from mdr_dist.checkpoint.checkpoint import Checkpoints
 from mdr_dist.errors import UserError
-from mdr_dist.train.run import JOB, LANE, METRICS
+from mdr_dist.train.run import ERROR, JOB, LANE, METRICS, TRACEBACK
 
 
 def status_of(run: str) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def status_of(run: str) -> dict[str, Any]:
     live = storage.join(run, LANE, "progress.json")
     progress = storage.read_json(live) if storage.exists(live) else None
     state = "running" if progress else "waiting"
-    if any(storage.exists(storage.join(run, name)) for name in ("error.json", "error.txt")):
+    if any(storage.exists(storage.join(run, name)) for name in (ERROR, TRACEBACK)):
         state = "failed"
     finished = storage.exists(storage.join(run, METRICS))
     return {

@@ -1,12 +1,15 @@
 """One run: a job made into method, tables, source and trainer, and its result.
 
 <runs>/<name>/  job.yaml  plan.json  metrics.json  lanes/<lane>/{events.jsonl, progress.json, checkpoints/}
+                error.json or error.txt if the last attempt failed
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +21,17 @@ from mdr_dist.batch import world_size
 from mdr_dist.checkpoint.checkpoint import Checkpoints, barrier, is_first
 from mdr_dist.config import Job, load_yaml, validated
 from mdr_dist.data.source import Dataset, Source
-from mdr_dist.errors import UserError
+from mdr_dist.errors import Fault, Stopped, UserError
 from mdr_dist.methods.base import Method
 from mdr_dist.stage import Slice, Stage, lanes
 from mdr_dist.tables import build_tables, check_features
 from mdr_dist.tables import plan as plan_tables
 from mdr_dist.train.dense import DenseOptimizers
 from mdr_dist.train.monitor import Monitor
-from mdr_dist.train.trainer import Trainer
+from mdr_dist.train.trainer import Trainer, held_out
 
 JOB, PLAN, METRICS = "job.yaml", "plan.json", "metrics.json"
+ERROR, TRACEBACK = "error.json", "error.txt"  # why the last attempt failed: the user's line, or a fault of ours
 LANE = "lanes/main"
 Echo = Callable[[str], None]
 
@@ -54,6 +58,21 @@ class Plan:
 
 def check(job: Job) -> Plan:
     """Everything that can be wrong with a job, found before anything starts: a `UserError` says what."""
+    plan = plan_of(job)
+    source = Source(plan.dataset, job.data, seed=job.train.seed)
+    for stage in plan.stages:
+        source.steps(stage.data)
+        if job.train.eval_epochs:
+            source.rows(held_out(stage))
+    source.rows(_test(plan.dataset))
+    on_gpu = job.launch.gpus_per_worker or (not job.launch.workers and torch.cuda.is_available())
+    workers, device = max(job.launch.workers, 1), "cuda" if on_gpu else "cpu"
+    plan_tables(plan.method.tables(), job.tables, world_size=workers, device=device)
+    return plan
+
+
+def plan_of(job: Job) -> Plan:
+    """A job's data set, method and stages, whether or not there are rows to train them on."""
     dataset = Dataset.open(job.data.path)
     for name in job.data.domains:
         dataset.schema.domain_index(name)
@@ -61,14 +80,12 @@ def check(job: Job) -> Plan:
     dense = tuple(name for name, _ in method.named_parameters())
     plan = lanes(method.stages(), method.tables(), dense)
     stages = tuple(stage for members in plan.values() for stage in members)
-    source = Source(dataset, job.data, seed=job.train.seed)
-    for stage in stages:
-        source.steps(stage.data)
-    on_gpu = job.launch.gpus_per_worker or (not job.launch.workers and torch.cuda.is_available())
-    workers, device = max(job.launch.workers, 1), "cuda" if on_gpu else "cpu"
     check_features(method.tables(), dataset.schema)
-    plan_tables(method.tables(), job.tables, world_size=workers, device=device)
     return Plan(dataset, method, stages)
+
+
+def _test(dataset: Dataset) -> Slice:
+    return Slice(split="test" if "test" in dataset.schema.rows else "val")
 
 
 def open_run(job: Job, runs: str) -> str:
@@ -102,6 +119,34 @@ def _leaves(job: dict[str, Any]) -> dict[str, Any]:
         for key, value in section.items()
     }
     return {key: value for key, value in flat.items() if key not in free and key.partition(".")[0] not in free}
+
+
+@contextmanager
+def attempt(run: str) -> Iterator[None]:
+    """One attempt at a run, in the process that was asked for it. What stops it stays in the run until the next one.
+
+    A `UserError` is written to `error.json` and goes on; from any other error `error.txt` keeps the traceback and a
+    `Fault` names it.
+    """
+    for name in (ERROR, TRACEBACK):
+        storage.remove(storage.join(run, name))
+    try:
+        yield
+    except Stopped:
+        raise
+    except UserError as error:
+        write_error(run, error)
+        raise
+    except Exception as error:
+        path = storage.join(run, TRACEBACK)
+        storage.write_bytes(path, traceback.format_exc().encode())
+        reason = next(iter(str(error).splitlines()), "")
+        raise Fault(f"{type(error).__name__}: {reason}; the traceback is in {path}") from error
+
+
+def write_error(run: str, error: UserError) -> None:
+    """Leave the user's error in the run."""
+    storage.write_json(storage.join(run, ERROR), {"error": str(error)})
 
 
 def train(job: Job, run: str, *, device: torch.device, echo: Echo | None = None) -> dict[str, Any]:
@@ -151,8 +196,7 @@ def build_trainer(
 
 def result_of(job: Job, plan: Plan, *, trainer: Trainer, seconds: float) -> dict[str, Any]:
     """`metrics.json`: who, on what, how well on the test split, how fast."""
-    split = "test" if "test" in plan.dataset.schema.rows else "val"
-    test = trainer.measure(Slice(split=split))
+    test = trainer.measure(_test(plan.dataset))
     stepped = trainer.monitor.seconds_total
     rows = trainer.monitor.rows_total
     return {

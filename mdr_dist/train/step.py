@@ -51,4 +51,4 @@ def _trained(key: str, stage: Stage) -> bool:
 def _check_finite(losses: Losses, stage: Stage) -> None:
     for name, loss in losses.items():
         if loss.device.type == "cpu" and not torch.isfinite(loss):
-            raise FloatingPointError(f"stage {stage.name!r}: loss {name!r} is {float(loss)}")
+            raise FloatingPointError(f"stage {stage.name!r}: loss {name!r} is {loss.item()}")

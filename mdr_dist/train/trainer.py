@@ -130,7 +130,8 @@ class Trainer:
         try:
             return train_step(self.tables, stage, batch=batch.to(self.device), dense=dense)
         except FloatingPointError as error:
-            raise FloatingPointError(f"{error} at epoch {self.progress.epoch}, step {self.progress.step}") from None
+            at = f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}"
+            raise FloatingPointError(f"{error} at {at}; lower learning rates, or look at the data") from None
 
     def _maybe_save(self, dense: DenseOptimizers) -> None:
         due = bool(self.config.save_steps) and self.progress.total % self.config.save_steps == 0
@@ -147,13 +148,8 @@ class Trainer:
             raise Stopped(f"stopped at step {self.progress.total} with a checkpoint; the same command goes on from it")
 
     def _validate(self, stage: Stage, dense: DenseOptimizers, *, patience: int) -> None:
-        metrics = self.measure(stage.test or Slice(split="val"))
-        value = metrics["macro"].get(self.config.monitor)
-        if value is None:
-            known = ", ".join(sorted(metrics["macro"]))
-            raise UserError(f"train.monitor: no metric {self.config.monitor!r}; there are: {known}")
-        if self.config.monitor in ERRORS:
-            value = -value
+        metrics = self.measure(held_out(stage))
+        value = _gain(metrics["macro"], self.config.monitor, needed=patience > 0)
         better = value > self.progress.best
         if better:
             self.progress = replace(self.progress, best=value, best_at=self.progress.total, stale=0)
@@ -187,3 +183,23 @@ class Trainer:
             return signal.signal(signal.SIGTERM, stop)
         except ValueError:
             return None
+
+
+def held_out(stage: Stage) -> Slice:
+    """What a stage is measured on while it trains."""
+    return stage.test or Slice(split="val")
+
+
+def _gain(metrics: dict[str, Any], name: str, *, needed: bool) -> float:
+    """The monitored metric, turned so that higher is better; -inf where it cannot be measured and nobody needs it."""
+    if name not in metrics:
+        raise UserError(f"train.monitor: no metric {name!r}; there are: {', '.join(sorted(metrics))}")
+    value = metrics[name]
+    if value is None and needed:
+        raise UserError(
+            f"train.monitor: {name} does not exist where all labels are alike, as in every domain measured here; "
+            "monitor logloss, or set train.patience to 0"
+        )
+    if value is None:
+        return float("-inf")
+    return -value if name in ERRORS else value

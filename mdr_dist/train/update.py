@@ -1,4 +1,4 @@
-"""From losses to gradients: what each update rule does, up to the cut at the looked-up rows (DESIGN: the step).
+"""From losses to gradients: what each update rule does, up to the cut at the looked-up rows.
 
 Any number of backward passes up to the leaves is free: tables are reached only afterwards, once.
 """

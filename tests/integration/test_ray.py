@@ -138,3 +138,19 @@ def test_more_workers_than_the_cluster(job: Job, tmp_path: Path) -> None:
     assert "2000 CPUs" in message
     assert "Traceback" not in message
     assert not (tmp_path / job.name).exists()
+
+
+def test_a_fault_of_a_worker_keeps_its_traceback(job: Job, tmp_path: Path) -> None:
+    broken = job.model_copy(
+        update={
+            "dense": job.dense.model_copy(update={"lr": 1e30}),
+            "launch": job.launch.model_copy(update={"max_failures": 0}),
+        }
+    )
+    process = start(broken, tmp_path)
+    assert process.wait(timeout=240) == 1
+    said = (tmp_path / "stderr.txt").read_text()
+    path = tmp_path / job.name / "error.txt"
+    assert said.startswith("mdr: fault: ") and f"the traceback is in {path}\n" in said
+    assert len(said.splitlines()) == 1
+    assert "FloatingPointError: stage 'joint': loss " in path.read_text()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import yaml
-
-from mdr_dist.config import validated
+from mdr_dist.config import parsed, validated
 from mdr_dist.data.synthetic.config import SyntheticConfig
 from mdr_dist.errors import UserError
 
@@ -21,8 +19,6 @@ def configure(preset: str, settings: tuple[str, ...] = ()) -> SyntheticConfig:
         raise UserError(f"no preset {preset!r}; there are: {', '.join(PRESETS)}")
     value = PRESETS[preset]().model_dump()
     for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise UserError(f"{setting}: write it as key=value")
-        value[key] = yaml.safe_load(text)
+        key, given = parsed(setting)
+        value[key] = given
     return validated(SyntheticConfig, value, where="synth")

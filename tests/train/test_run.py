@@ -1,0 +1,43 @@
+"""What an attempt leaves in the run when it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mdr_dist import storage
+from mdr_dist.errors import Fault, Stopped, UserError
+from mdr_dist.train.run import attempt
+
+
+def left(run: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in run.iterdir()}
+
+
+def test_a_fault_keeps_its_traceback_until_the_next_attempt(tmp_path: Path) -> None:
+    with pytest.raises(Fault) as caught, attempt(str(tmp_path)):
+        raise ZeroDivisionError("first line\nsecond line")
+    path = tmp_path / "error.txt"
+    assert str(caught.value) == f"ZeroDivisionError: first line; the traceback is in {path}"
+    assert list(left(tmp_path)) == ["error.txt"]
+    assert path.read_text().startswith("Traceback")
+    assert path.read_text().endswith("ZeroDivisionError: first line\nsecond line\n")
+    with attempt(str(tmp_path)):
+        assert left(tmp_path) == {}
+    assert left(tmp_path) == {}
+
+
+def test_a_user_error_is_written_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "error.txt").write_text("of the attempt before")
+    with pytest.raises(UserError, match=r"^shard 3 is gone$"), attempt(str(tmp_path)):
+        raise UserError("shard 3 is gone")
+    assert storage.read_json(str(tmp_path / "error.json")) == {"error": "shard 3 is gone"}
+    assert list(left(tmp_path)) == ["error.json"]
+
+
+@pytest.mark.parametrize("end", [Stopped("stopped at step 3"), KeyboardInterrupt()])
+def test_who_asks_a_run_to_end_finds_no_error_there(end: BaseException, tmp_path: Path) -> None:
+    with pytest.raises(type(end)), attempt(str(tmp_path)):
+        raise end
+    assert left(tmp_path) == {}
