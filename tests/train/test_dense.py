@@ -140,3 +140,17 @@ def _at(steps: int, name: str) -> dict[str, Any]:
 def test_state_of_another_stage_is_refused() -> None:
     with pytest.raises(UserError, match=r"state for '0\.weight', which this stage does not train"):
         made(net(), {}, train=("2.*",)).load_state({"0.weight/exp_avg": torch.zeros(3, 4)})
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_no_state_is_a_fresh_start(name: str) -> None:
+    model = net()
+    dense = made(model, {"optimizer": name, "lr": 0.1})
+    for step in range(2):
+        backward(model, step)
+        dense.step()
+    dense.load_state({})
+    model.load_state_dict(net().state_dict())
+    backward(model, 0)
+    dense.step()
+    assert all(torch.equal(value, _at(1, name)[key]) for key, value in model.state_dict().items())
