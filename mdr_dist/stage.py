@@ -150,7 +150,8 @@ class Lane:
     """Stages that run in order in one worker group, once the lanes `upstream` are done.
 
     `upstream` are all lanes that must be done before, not only those it names, in the order of the plan. `reads` are
-    the tables that it looks up and `writes` the tables and dense parameters that it trains.
+    the tables that it holds, `writes` the tables and dense parameters that it trains, and `saves` the tables in its
+    checkpoints: those it trains, and those that no lane upstream has saved.
     """
 
     name: str
@@ -158,6 +159,15 @@ class Lane:
     upstream: tuple[str, ...]
     reads: frozenset[str]
     writes: frozenset[str]
+    saves: frozenset[str]
+
+    @property
+    def domains(self) -> tuple[int, ...] | None:
+        """The domains that its stages' data cover, in order; `None`: all."""
+        parts = [stage.data.domains for stage in self.stages if stage.data.unit == "row"]
+        if None in parts or not parts:
+            return None
+        return tuple(sorted({domain for part in parts for domain in part or ()}))
 
 
 def lanes(stages: tuple[Stage, ...], tables: tuple[TableSpec, ...], dense: tuple[str, ...]) -> dict[str, Lane]:
@@ -182,7 +192,8 @@ def lanes(stages: tuple[Stage, ...], tables: tuple[TableSpec, ...], dense: tuple
         above = tuple(name for name in order if name in upstream[lane])
         reads = frozenset(name for name in names if any(matches(name, stage.read) for stage in members))
         writes = frozenset(name for stage in members for name in trained_by(stage, names + dense))
-        plan[lane] = Lane(lane, members, above, reads, writes)
+        inherited = frozenset[str]().union(*(plan[name].saves for name in above))
+        plan[lane] = Lane(lane, members, above, reads, writes, saves=reads - (inherited - writes))
     _check_apart(plan)
     return plan
 

@@ -232,6 +232,14 @@ class RankCollector:
         return {**found, "macro": _macro(list(found.values())), "pooled": _measure(rows)}
 
 
+def combined(
+    parts: Sequence[Mapping[str, dict[str, float | int | None]]], domains: Sequence[str]
+) -> dict[str, dict[str, float | int | None]]:
+    """Results that were measured on different domains as one, with `macro` over all of them and no `pooled`."""
+    found = {name: part[name] for name in domains for part in parts if name in part}
+    return {**found, "macro": _macro(list(found.values()))}
+
+
 def _measure(rows: Mapping[str, NDArray[Any]]) -> dict[str, float | int | None]:
     score, label = rows["score"], rows["label"]
     by_user = count_wins(score, label, rows["user"])

@@ -106,7 +106,7 @@ def build_tables(
 ) -> Tables:
     """Sharded tables at their start, in every process of the group alike; `UserError` where a placement cannot be."""
     placed = {row.table: row for row in plan(specs, config, world_size=world_size(), device=device.type)}
-    groups: dict[tuple[object, ...], list[TableSpec]] = {}
+    groups: dict[tuple[Any, ...], list[TableSpec]] = {}
     for spec in specs:
         signature = tuple((matches(spec.name, stage.train), matches(spec.name, stage.read)) for stage in stages)
         key = (placed[spec.name].kernel, spec.features if spec.pool == "none" else None, signature)

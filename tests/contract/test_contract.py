@@ -15,9 +15,10 @@ from mdr_dist import catalog
 from mdr_dist.config import Job
 from mdr_dist.data.synthetic import configure, synthesize
 from mdr_dist.launch.process import evaluate_export, evaluate_run, export_run, group_of_one
-from mdr_dist.stage import Slice, matches
+from mdr_dist.stage import Slice, lanes, matches
 from mdr_dist.tables import PlainTables, build_tables
-from mdr_dist.train.run import build_trainer, check
+from mdr_dist.train.lane import build_trainer
+from mdr_dist.train.run import check
 from support.groups import in_group
 from support.jobs import CPU, fixed_steps, full_table, largest_gap, losses, same_bits, small_job, train, weights
 
@@ -93,11 +94,11 @@ def test_frozen_names_move_by_no_bit(method: str, dataset: str, tmp_path: Path) 
     job = small_job(method, dataset, train={"epochs": 1})
     plan = check(job)
     names = tuple(spec.name for spec in plan.method.tables())
-    dense = tuple(name for name, _ in plan.method.named_parameters())
+    dense = all_dense = tuple(name for name, _ in plan.method.named_parameters())
     for number, trained in enumerate((names[:1] + dense, names, dense)):
-        stages = (replace(plan.stages[0], train=trained),)
+        frozen = lanes((replace(plan.stages[0], train=trained),), plan.method.tables(), all_dense)
         with group_of_one():
-            trainer = build_trainer(job, replace(plan, stages=stages), run=str(tmp_path / str(number)), device=CPU)
+            trainer = build_trainer(job, replace(plan, lanes=frozen), run=str(tmp_path / str(number)), device=CPU)
             before = _state(trainer)
             trainer.run()
             after = _state(trainer)

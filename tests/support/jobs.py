@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from mdr_dist.batch import world_size
-from mdr_dist.checkpoint.checkpoint import Checkpoints
+from mdr_dist.checkpoint.lanes import lane_folder
 from mdr_dist.config import Job
 from mdr_dist.errors import Stopped
 from mdr_dist.tables import read_table
-from mdr_dist.train.run import LANE, build_trainer, check, open_run
-from mdr_dist.train.run import train as train_run
+from mdr_dist.train.lane import build_trainer
+from mdr_dist.train.lane import train as train_run
+from mdr_dist.train.run import check, open_run, outputs
 from mdr_dist.train.step import train_step
 from mdr_dist.train.trainer import Trainer
 
@@ -69,17 +70,17 @@ def train(job: Job, runs: str, *, stop_at: int = 0) -> str:
 
 
 def weights(run: str, job: Job) -> dict[str, Tensor]:
-    """Every table and dense tensor of a run's newest checkpoint."""
-    checkpoints = Checkpoints(f"{run}/{LANE}/checkpoints")
-    number = checkpoints.numbers()[-1]
-    tables = check(job).method.tables()
-    state = {f"tables/{spec.name}": read_table(checkpoints.folder(number), spec) for spec in tables}
-    return state | checkpoints.dense(number)
+    """Every table and dense tensor of a run's newest state."""
+    plan = check(job)
+    saved = outputs(run, plan, job)
+    state = {f"tables/{spec.name}": read_table(saved.folder(spec.name), spec) for spec in plan.method.tables()}
+    return state | saved.dense()
 
 
 def losses(run: str) -> list[dict[str, float]]:
     """The losses of every step, in order."""
-    events = [json.loads(line) for line in (Path(run) / LANE / "events.jsonl").read_text().splitlines()]
+    files = [Path(lane_folder(run, lane.name)) / "events.jsonl" for lane in sorted(Path(run, "lanes").iterdir())]
+    events = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     return [event["losses"] for event in events if event["kind"] == "step"]
 
 
