@@ -55,7 +55,6 @@ class Slice:
 
     `mix="joint"` shuffles all domains together; `"alternate"` gives batches of one domain each, in turn.
     `negatives` items a row, drawn from the row's domain, come as the id features `negative_0`, `negative_1`, …
-    With `active` a batch has the dense feature `active` [B, K]: 1 where the row's user has training rows in a domain.
     A row is a row of the data set or, with `unit="user"`, a user of the slice, who comes once whatever the domains;
     the row's domain is then 0 and its features, but the user's, are their default rows.
     """
@@ -65,7 +64,6 @@ class Slice:
     period: int | None = None
     mix: Literal["joint", "alternate"] = "joint"
     negatives: int = 0
-    active: bool = False
     unit: Literal["row", "user"] = "row"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from torch import Tensor
 
@@ -30,8 +31,8 @@ class Fillable(Protocol):
 
 
 def lane_folder(run: str, lane: str) -> str:
-    """A lane's folder in a run."""
-    return storage.join(run, "lanes", lane)
+    """A lane's folder in a run; a lane may be named after a domain, which may be named anything."""
+    return storage.join(run, "lanes", quote(lane, safe=" "))
 
 
 def checkpoints_of(run: str, lane: str) -> Checkpoints:

@@ -32,10 +32,14 @@ class Source:
 
     All workers get equally many batches of equally many rows. Decoded row groups stay in memory from epoch to epoch
     up to `data.cache_mb`, besides the one row group that each stream stands in (one of each domain where domains
-    take turns).
+    take turns). With `active` batches bring a dense feature of that name, [B, K]: 1 where the row's user has positive
+    training rows in a domain.
     """
 
-    def __init__(self, dataset: Dataset, data: DataConfig, *, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, dataset: Dataset, data: DataConfig, *, seed: int, rank: int = 0, world: int = 1, active: bool = False
+    ) -> None:
+        self._active = active
         self.dataset, self._data, self._seed, self._rank, self._world = dataset, data, seed, rank, world
         self._streams = count_streams(data.batch, data.streams)
         if world > self._streams:
@@ -125,7 +129,7 @@ class Source:
 
     def _open_extras(self, slice: Slice) -> None:
         """Make what the slice adds to rows, here and not in the thread that reads ahead."""
-        if slice.active:
+        if self._active:
             self.users("train", slice.period)
         for domain in {group.domain for group in self._select(slice, strict=False)} if slice.negatives else ():
             if (domain, slice.period) not in self._negatives:
@@ -138,7 +142,7 @@ class Source:
         for step in range(start, plan.steps):
             order, number = plan.turn(step)
             batch, place = self._batch(order, number, opened=opened, seed=seed_of(*key, step))
-            batch = self._with_active(batch, slice.period) if slice.active else batch
+            batch = self.completed(batch, slice)
             yield self._with_negatives(batch, place, slice=slice, seed=seed_of("negatives", *key))
             opened.close_unused()
 
@@ -169,8 +173,11 @@ class Source:
             return partial(self.users(slice.split, slice.period).columns, self.reader.layout)
         return lambda number: self.reader.columns(self.dataset.groups[number], keep=keep)
 
-    def _with_active(self, batch: Batch, period: int | None) -> Batch:
-        active = self.users("train", period).active_of(batch.user_key.numpy())
+    def completed(self, batch: Batch, slice: Slice) -> Batch:
+        """The batch with `active`, if batches bring it."""
+        if not self._active:
+            return batch
+        active = self.users("train", slice.period).active_of(batch.user_key.numpy())
         return replace(batch, dense={**batch.dense, "active": torch.from_numpy(active)})
 
     def _with_negatives(self, batch: Batch, place: Array, *, slice: Slice, seed: int) -> Batch:

@@ -29,6 +29,8 @@ class Method(nn.Module):
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     task: ClassVar[Literal["rank", "retrieve", "rate"]] = "rank"  # what evaluation measures
+    # batches bring the dense feature `active` [B, K]: 1 where the row's user has positive training rows in a domain
+    active: ClassVar[bool] = False
 
     def __init__(self, config: MethodConfig, schema: Schema) -> None:
         super().__init__()

@@ -15,7 +15,6 @@ from mdr_dist.batch import world_size
 from mdr_dist.checkpoint.checkpoint import barrier, is_first
 from mdr_dist.checkpoint.lanes import RESULT, Outputs, checkpoints_of, lane_folder
 from mdr_dist.config import Job
-from mdr_dist.data.source import Source
 from mdr_dist.stage import Lane
 from mdr_dist.tables import build_tables
 from mdr_dist.train.dense import DenseOptimizers
@@ -81,7 +80,7 @@ def build_trainer(
     return Trainer(
         method=method,
         tables=tables,
-        source=Source(plan.dataset, job.data, seed=job.train.seed, rank=rank, world=world_size()),
+        source=plan.source(job, rank=rank, world=world_size()),
         checkpoints=checkpoints_of(run, lane),
         monitor=Monitor(lane_folder(run, lane), echo=echo, every=job.train.log_steps),
         stages=own.stages,

@@ -55,6 +55,11 @@ class Plan:
         """The tables that a lane holds."""
         return tuple(spec for spec in self.method.tables() if spec.name in lane.reads)
 
+    def source(self, job: Job, *, rank: int = 0, world: int = 1) -> Source:
+        """A worker's reader of the data set."""
+        seed = job.train.seed
+        return Source(self.dataset, job.data, seed=seed, rank=rank, world=world, active=self.method.active)
+
     def identity(self, job: Job) -> dict[str, str]:
         """Whose the checkpoints are."""
         return {"method": str(job.method["name"]), "schema": self.dataset.schema.fingerprint}
@@ -91,7 +96,7 @@ class Plan:
 def check(job: Job) -> Plan:
     """Everything that can be wrong with a job, found before anything starts: a `UserError` says what."""
     plan = plan_of(job)
-    source = Source(plan.dataset, job.data, seed=job.train.seed)
+    source = plan.source(job)
     for stage in plan.stages:
         source.steps(stage.data)
         if job.train.eval_epochs:

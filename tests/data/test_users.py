@@ -25,7 +25,7 @@ def _active(tiny, split: str) -> dict[int, set[int]]:
 
 def _source(tiny, **settings: object) -> Source:
     data = DataConfig.model_validate({"path": tiny.path, "batch": 8, **settings})
-    return Source(tiny.dataset, data, seed=1)
+    return Source(tiny.dataset, data, seed=1, active=True)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -41,7 +41,7 @@ def test_users_and_the_domains_they_are_active_in(tiny, split: str) -> None:
 
 def test_an_epoch_of_users_has_each_once(tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROW_GROUP", 7)  # several portions
-    made, slice_ = tiny(SIZES), Slice(unit="user", active=True)
+    made, slice_ = tiny(SIZES), Slice(unit="user")
     expected = _active(made, "train")
     orders = []
     for epoch in range(2):
@@ -66,6 +66,6 @@ def test_a_sweep_over_users_has_each_once(tiny) -> None:
 def test_rows_know_where_their_users_are_active(tiny) -> None:
     made = tiny(SIZES)
     expected = _active(made, "train")
-    for batch in _source(made).batches(Slice(active=True), stage="s", epoch=0):
+    for batch in _source(made).batches(Slice(), stage="s", epoch=0):
         for key, active in zip(batch.user_key.tolist(), batch.dense["active"], strict=True):
             assert set(active.nonzero().squeeze(1).tolist()) == expected.get(key, set())

@@ -25,6 +25,9 @@ from mdr_dist.train.trainer import Trainer
 # sizes at which a contract test takes seconds; a method that is not here runs at its defaults
 SMALL: dict[str, dict[str, Any]] = {
     "crocodile": {"dim": 8, "prior_dim": 8, "num_experts": 3, "experts": [16, 8], "towers": [8]},
+    "cat_art": {"dim": 8},
+    "cmf": {"dim": 8},
+    "smf": {"dim": 8},
     "shared_bottom": {"dim": 8, "bottom": [16, 8], "towers": [8]},
     "mmoe": {"dim": 8, "num_experts": 3, "experts": [16, 8], "gate_hidden": [8], "towers": [8]},
 }
