@@ -51,7 +51,8 @@ def evaluate_export(path: str, *, dataset: str = "", split: str = "test") -> dic
     if opened.schema.fingerprint != method.schema.fingerprint:
         raise UserError(f"{data.path}: prepared with another schema than the export {path}; its ids mean other things")
     source = Source(opened, data, seed=job.train.seed)
-    return evaluate(method, tables, source=source, slice_=Slice(split=split), device=torch.device("cpu"))
+    cpu = torch.device("cpu")
+    return evaluate(method, tables, source=source, slice_=Slice(split=split), device=cpu, config=job.eval)
 
 
 def export_run(run: str, out: str, *, form: Form) -> dict[str, Any]:

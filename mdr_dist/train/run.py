@@ -146,6 +146,7 @@ def build_trainer(
         make_dense=lambda stage: DenseOptimizers(method, stage, job.dense),
         device=device,
         identity={"method": str(job.method["name"]), "schema": plan.dataset.schema.fingerprint},
+        evaluation=job.eval,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mdr_dist.batch import Batch, world_size
 from mdr_dist.checkpoint.checkpoint import Checkpoints
-from mdr_dist.config import TrainConfig
+from mdr_dist.config import EvalConfig, TrainConfig
 from mdr_dist.data.source import Source
 from mdr_dist.errors import Stopped, UserError
 from mdr_dist.eval.evaluate import evaluate
@@ -46,6 +46,7 @@ class Trainer:
     make_dense: Callable[[Stage], DenseOptimizers]
     device: torch.device
     identity: dict[str, str]
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
         self.progress = Progress()
@@ -159,13 +160,15 @@ class Trainer:
             self.progress = replace(self.progress, best=value, best_at=self.progress.total, stale=0)
         else:
             self.progress = replace(self.progress, stale=self.progress.stale + 1)
-        self.monitor.validated(stage, self.progress, metrics)
+        self.monitor.validated(stage, self.progress, metrics=metrics, name=self.config.monitor)
         if patience and better:
             self.save(dense)
 
     def measure(self, slice_: Slice) -> dict[str, Any]:
         """Metrics of a slice with the state as it is."""
-        return evaluate(self.method, self.tables, source=self.source, slice_=slice_, device=self.device)
+        return evaluate(
+            self.method, self.tables, source=self.source, slice_=slice_, device=self.device, config=self.evaluation
+        )
 
     def _leave(self, stage: Stage, dense: DenseOptimizers) -> None:
         patience = self.config.patience if stage.until.patience is None else stage.until.patience
