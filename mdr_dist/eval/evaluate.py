@@ -12,6 +12,7 @@ from mdr_dist.config import EvalConfig
 from mdr_dist.data.source import Source
 from mdr_dist.eval.metrics import RankCollector
 from mdr_dist.eval.ranking import Lookup, rank
+from mdr_dist.eval.ties import METRICS
 from mdr_dist.methods.base import Method
 from mdr_dist.stage import Slice
 
@@ -29,6 +30,13 @@ def evaluate(
     if method.task == "retrieve":
         return rank(method, lookup, source=source, slice_=slice_, config=config, device=device)
     return score(method, lookup, source=source, slice_=slice_, device=device)
+
+
+def metric_names(method: Method, config: EvalConfig) -> tuple[str, ...]:
+    """The metrics that `evaluate` gives, which training may watch."""
+    if method.task == "retrieve":
+        return tuple(f"{name}@{k}" for name in METRICS for k in config.ks)
+    return ("auc", "gauc", "logloss", *(("bayes_auc",) if method.schema.truth else ()))
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ from mdr_dist.checkpoint.checkpoint import Checkpoints, barrier, is_first
 from mdr_dist.config import Job, load_yaml, validated
 from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import UserError
+from mdr_dist.eval.evaluate import metric_names
 from mdr_dist.methods.base import Method
 from mdr_dist.stage import Slice, Stage, lanes
 from mdr_dist.tables import build_tables, check_features
@@ -67,6 +68,9 @@ def check(job: Job) -> Plan:
     on_gpu = job.launch.gpus_per_worker or (not job.launch.workers and torch.cuda.is_available())
     workers, device = max(job.launch.workers, 1), "cuda" if on_gpu else "cpu"
     check_features(method.tables(), dataset.schema)
+    known = metric_names(method, job.eval)
+    if job.train.eval_epochs and job.train.monitor not in known:
+        raise UserError(f"train.monitor: no metric {job.train.monitor!r}; there are: {', '.join(known)}")
     plan_tables(method.tables(), job.tables, world_size=workers, device=device)
     return Plan(dataset, method, stages)
 

@@ -63,7 +63,10 @@ def write_log(path: str, rows: Iterable[Row], *, labelled: bool = True) -> Datas
             writer = layout.ShardWriter(new.root, layout.arrow_schema(schema), domain=domain, split=split)
             writer.write(_table(schema, members, start=DOMAINS.index(domain) * ITEMS))
             shards += writer.close()
-        new.commit(schema, shards, {})
+        counts: dict[str, dict[str, int]] = {split: {} for split, _ in by_shard}
+        for (split, domain), members in by_shard.items():
+            counts[split][domain] = len(members)
+        new.commit(schema.model_copy(update={"rows": counts}), shards, {})
     return Dataset.open(path)
 
 
@@ -81,11 +84,15 @@ def _table(schema: Schema, rows: list[Row], *, start: int) -> pa.Table:
 
 
 class FactorsConfig(MethodConfig):
-    """`levels` 0: any values, else integers of that many kinds, so that scores tie; `constant`: all scores alike."""
+    """`levels` 0: any values, else integers of that many kinds, so that scores tie; `constant`: all scores alike.
+
+    `scale` is that of the tables' start and of what other features add.
+    """
 
     dim: int = 8
     levels: int = 0
     constant: bool = False
+    scale: float = 1.0
 
 
 class Factors(Method):
@@ -96,7 +103,7 @@ class Factors(Method):
     task = "retrieve"
 
     def tables(self) -> tuple[TableSpec, ...]:
-        dim, init = self.config.dim, Init("normal", 1.0)
+        dim, init = self.config.dim, Init("normal", self.config.scale)
         rows = {name: self.schema[name].rows for name in ("user", "item", "tags")}
         return (
             TableSpec(name="user", rows=rows["user"], dim=dim, features=("user",), init=init),
@@ -105,10 +112,10 @@ class Factors(Method):
         )
 
     def user_vector(self, rows: Rows, batch: Batch) -> Tensor:
-        return (self._levelled(rows["user.user"]) + batch.domain[:, None]) * (not self.config.constant)
+        return (self._levelled(rows["user.user"]) + self.config.scale * batch.domain[:, None]) * (not self.config.constant)
 
     def item_vector(self, rows: Rows, batch: Batch) -> Tensor:
-        return self._levelled(rows["item.item"] + rows["tags.tags"]) + (batch.dense["price"] % 3 - 1)
+        return self._levelled(rows["item.item"] + rows["tags.tags"]) + self.config.scale * (batch.dense["price"] % 3 - 1)
 
     def _levelled(self, x: Tensor) -> Tensor:
         return (x * self.config.levels / 4).round() if self.config.levels else x
