@@ -7,6 +7,7 @@ Shape letters: B rows of a batch, N profiles.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +30,7 @@ class Profiles:
         found = mapped(
             reader,
             "profiles",
-            key=(by, tuple(group.number for group in groups)),
+            key=(by, tuple(group.number for group in groups), hashlib.sha256(keys.tobytes()).hexdigest()),
             build=lambda _: _first_rows(reader, groups, by=by, keys=keys),
         )
         lists = {f.name: (found[f"values-{f.name}"], found[f"offsets-{f.name}"]) for f in reader.layout.lists}

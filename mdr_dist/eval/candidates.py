@@ -68,9 +68,11 @@ class Candidates:
     def ask(self, user_key: Ints) -> Asked:
         """The truths of users [B] and what they took earlier; a key that is no user's has none."""
         parts = [self._codes(interactions, user_key, places=places) for interactions, places in self._earlier]
-        taken = np.unique(np.concatenate([np.zeros(0, np.int64), *(code[code >= 0] for _, code in parts)]))
+        taken = np.sort(np.concatenate([np.zeros(0, np.int64), *(code[code >= 0] for _, code in parts)]))
+        taken = taken[np.diff(taken, prepend=-1) > 0]
         row, code = self._codes(self._asked, user_key, places=self._asked_places)
-        rankable = (code >= 0) & ~np.isin(code, taken)
+        held = np.searchsorted(taken, code, side="right") > np.searchsorted(taken, code)
+        rankable = (code >= 0) & ~held
         return Asked(code[rankable], taken, np.bincount(row[~rankable], minlength=len(user_key)))
 
     def profiles(self) -> tuple[Profiles, Profiles]:

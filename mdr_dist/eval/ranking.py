@@ -32,7 +32,8 @@ from mdr_dist.stage import Rows, Slice
 
 Lookup = Callable[[Batch], Mapping[str, Tensor]]
 Vector = Callable[[Rows, Batch], Tensor]
-USERS, ITEMS, HELD = 512, 4096, 128  # users and items of a block at most, and blocks of users held at a time
+USERS, ITEMS = 512, 4096  # of a block at most; its scores, 8 MiB, stay near the processor
+SPREAD, HELD = 32, 128  # blocks of users at least, for the processes to share, and those that one holds at a time
 
 
 def rank(
@@ -83,8 +84,8 @@ class _Ranker:
         self._rank, self._world = dist.get_rank() if world_size() > 1 else 0, world_size()
         # functions of the data alone, so that every number of processes does the same
         self._shape = (
-            min(USERS, max(64, _round_up(-(-len(candidates.users) // 64), 8))),
-            min(ITEMS, _round_up(candidates.items, CHUNK)),
+            _block_size(len(candidates.users), largest=USERS, least=SPREAD, multiple=8),
+            _block_size(candidates.items, largest=ITEMS, least=1, multiple=CHUNK),
         )
         names = {name for spec in method.tables() for name in spec.features}
         self._negatives = tuple(sorted(name for name in names if name.startswith("negative_")))
@@ -105,7 +106,7 @@ class _Ranker:
             vectors: list[Tensor] = []
             keys: list[Ints] = []
             for turn in range(first, min(first + HELD, rounds)):
-                mine, vector = self._block(self._method.user_vector, user_rows, users, turn=turn, size=size)
+                mine, vector = self._vectors(self._method.user_vector, user_rows, users, turn=turn, size=size)
                 vectors.append(vector)
                 keys.append(np.full(size, -1, dtype=np.int64))
                 keys[-1][: len(mine)] = self._candidates.user_key[mine]
@@ -137,7 +138,7 @@ class _Ranker:
         size, items = self._shape[1], np.arange(self._candidates.items)
         blocks = -(-len(items) // size)
         for turn in range(-(-blocks // self._world)):
-            _, vector = self._block(self._method.item_vector, rows, items, turn=turn, size=size)
+            _, vector = self._vectors(self._method.item_vector, rows, items, turn=turn, size=size)
             parts = [vector]
             if self._world > 1:
                 parts = [torch.empty_like(vector) for _ in range(self._world)]
@@ -145,7 +146,7 @@ class _Ranker:
             self._check(parts, "item_vector")
             yield from parts[: blocks - turn * self._world]
 
-    def _block(self, vector: Vector, rows: Profiles, numbers: Ints, *, turn: int, size: int) -> tuple[Ints, Tensor]:
+    def _vectors(self, vector: Vector, rows: Profiles, numbers: Ints, *, turn: int, size: int) -> tuple[Ints, Tensor]:
         """This process's block of a turn: its part of `numbers`, and their vectors [size, D], padded by another's."""
         start = turn * self._world * size
         first = self._rank * size
@@ -237,5 +238,7 @@ def _gathered(mine: list[UserFigures]) -> list[UserFigures]:
     return [part for parts in every for part in parts]
 
 
-def _round_up(count: int, multiple: int) -> int:
-    return -(-count // multiple) * multiple
+def _block_size(count: int, *, largest: int, least: int, multiple: int) -> int:
+    """The size of equal blocks, `least` of them where `count` suffices, none over `largest`, but for `multiple`."""
+    blocks = max(least, -(-count // largest), 1)
+    return max(1, -(-count // (blocks * multiple))) * multiple

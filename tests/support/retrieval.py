@@ -112,10 +112,12 @@ class Factors(Method):
         )
 
     def user_vector(self, rows: Rows, batch: Batch) -> Tensor:
-        return (self._levelled(rows["user.user"]) + self.config.scale * batch.domain[:, None]) * (not self.config.constant)
+        found = self._levelled(rows["user.user"]) + self.config.scale * batch.domain[:, None]
+        return found * (not self.config.constant)
 
     def item_vector(self, rows: Rows, batch: Batch) -> Tensor:
-        return self._levelled(rows["item.item"] + rows["tags.tags"]) + self.config.scale * (batch.dense["price"] % 3 - 1)
+        found = self._levelled(rows["item.item"] + rows["tags.tags"])
+        return found + self.config.scale * (batch.dense["price"] % 3 - 1)
 
     def _levelled(self, x: Tensor) -> Tensor:
         return (x * self.config.levels / 4).round() if self.config.levels else x
