@@ -56,6 +56,10 @@ class Source:
         """Rows of the slice over all workers; a `UserError` if there are none."""
         return sum(group.rows for group in self._select(slice, strict=False))
 
+    def domains(self, slice: Slice) -> tuple[int, ...]:
+        """The slice's domains that have rows, in order; errors as in `rows`."""
+        return tuple(sorted({group.domain for group in self._select(slice, strict=False)}))
+
     def steps(self, slice: Slice) -> int:
         """Batches of a training epoch; a `UserError` if the slice cannot be trained on."""
         return self._plan(slice, "", 0).steps
@@ -133,7 +137,8 @@ class Source:
             self.users("train", slice.period)
         for domain in {group.domain for group in self._select(slice, strict=False)} if slice.negatives else ():
             if (domain, slice.period) not in self._negatives:
-                self._negatives[domain, slice.period] = Negatives.open(self.reader, domain=domain, period=slice.period)
+                found = Negatives.of_training(self.reader, domain=domain, period=slice.period)
+                self._negatives[domain, slice.period] = found
 
     def _read(
         self, plan: Plan, slice: Slice, *, key: tuple[str | int, ...], start: int, shuffle: bool

@@ -6,16 +6,15 @@ Shape letters: U users, B rows, K domains.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mdr_dist.data.columns import Array, Columns, Layout, plain
 from mdr_dist.data.layout import ROW_GROUP, Shard
+from mdr_dist.data.mapped import Arrays, mapped
 from mdr_dist.data.order import Ints
 from mdr_dist.data.reader import Group, Reader
-from mdr_dist.data.scratch import made_once
 from mdr_dist.schema import USER_KEY
 
 _NOWHERE = Shard("", "", "", -1, 0, (), 0)  # users are of no shard
@@ -35,8 +34,8 @@ class Users:
     @classmethod
     def open(cls, reader: Reader, *, split: str, period: int | None = None) -> Users:
         """The users of a split, up to a period if one is given."""
-        build = partial(_build, reader, split, period)
-        return cls(*made_once(reader.dataset, ("users", split, period), names=("keys", "ids", "active"), build=build))
+        found = mapped(reader, "users", key=(split, period), build=lambda _: _build(reader, split, period))
+        return cls(found["keys"], found["ids"], found["active"])
 
     def active_of(self, user_key: Array) -> NDArray[np.float32]:
         """[B, K] the domains that users [B] are active in; a user who is not among these is active in none."""
@@ -67,19 +66,17 @@ class Users:
         return Columns(ids, floats, np.asarray(self.keys[part]), {f.name: empty for f in layout.lists}, 0)
 
 
-def _build(reader: Reader, split: str, period: int | None, folder: str) -> None:
-    schema = reader.dataset.schema
-    by_domain = [_of_domain(reader, split, domain, period=period) for domain in range(len(schema.domains))]
-    keys, first = np.unique(np.concatenate([k for k, _ in by_domain]), return_index=True)
+def _build(reader: Reader, split: str, period: int | None) -> Arrays:
+    domains = range(len(reader.dataset.schema.domains))
+    by_domain = [_of_domain(reader, split, domain=domain, period=period) for domain in domains]
+    keys, first = np.unique(np.concatenate([own for own, _ in by_domain]), return_index=True)
     active = np.zeros((len(keys), len(by_domain)), dtype=np.float32)
     for domain, (own, _) in enumerate(by_domain):
         active[np.searchsorted(keys, own), domain] = 1
-    np.save(f"{folder}/keys.npy", keys)
-    np.save(f"{folder}/ids.npy", np.concatenate([ids for _, ids in by_domain])[first])
-    np.save(f"{folder}/active.npy", active)
+    return {"keys": keys, "ids": np.concatenate([ids for _, ids in by_domain])[first], "active": active}
 
 
-def _of_domain(reader: Reader, split: str, domain: int, *, period: int | None) -> tuple[Ints, Ints]:
+def _of_domain(reader: Reader, split: str, *, domain: int, period: int | None) -> tuple[Ints, Ints]:
     """The users of a domain and their ids; a portion of the rows at a time, so that memory holds users, not rows."""
     schema, types = reader.dataset.schema, reader.layout.types
     names = [USER_KEY, schema.user, *schema.labels[:1]]

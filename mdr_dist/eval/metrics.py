@@ -258,7 +258,8 @@ def _measure(rows: Mapping[str, NDArray[Any]]) -> dict[str, float | int | None]:
 
 
 def _macro(entries: list[dict[str, float | int | None]]) -> dict[str, float | int | None]:
-    names = [name for name in entries[0] if name not in ("rows", "users")]
+    # counts have no mean worth telling
+    names = [name for name in entries[0] if not isinstance(entries[0][name], int)]
     columns = {name: [entry[name] for entry in entries] for name in names}
     known = {name: [value for value in values if value is not None] for name, values in columns.items()}
     return {name: sum(values) / len(values) if values else None for name, values in known.items()}

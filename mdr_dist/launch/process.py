@@ -44,7 +44,9 @@ def evaluate_run(run: str, *, dataset: str = "", split: str = "test") -> dict[st
         method.load_state_dict(saved.dense())
         tables = build_tables(method.tables(), plan.stages, config=job.tables, device=device, seed=job.train.seed)
         saved.load(tables, tables.specs)
-        return evaluate(method, tables, source=plan.source(job), slice_=Slice(split=split), device=device)
+        return evaluate(
+            method, tables, source=plan.source(job), slice_=Slice(split=split), device=device, config=job.eval
+        )
 
 
 def evaluate_export(path: str, *, dataset: str = "", split: str = "test") -> dict[str, Any]:
@@ -55,7 +57,8 @@ def evaluate_export(path: str, *, dataset: str = "", split: str = "test") -> dic
     if opened.schema.fingerprint != method.schema.fingerprint:
         raise UserError(f"{data.path}: prepared with another schema than the export {path}; its ids mean other things")
     source = Source(opened, data, seed=job.train.seed, active=method.active)
-    return evaluate(method, tables, source=source, slice_=Slice(split=split), device=torch.device("cpu"))
+    cpu = torch.device("cpu")
+    return evaluate(method, tables, source=source, slice_=Slice(split=split), device=cpu, config=job.eval)
 
 
 def export_run(run: str, out: str, *, form: Form) -> dict[str, Any]:

@@ -44,6 +44,18 @@ class Method(nn.Module):
         """[B] what ranks; for `task="rank"` the logit of the label."""
         raise NotImplementedError
 
+    def user_vector(self, rows: Rows, batch: Batch) -> Tensor:
+        """[B, D] of a method with `task="retrieve"`: what each row's user seeks in the row's domain."""
+        raise NotImplementedError
+
+    def item_vector(self, rows: Rows, batch: Batch) -> Tensor:
+        """[B, D] of a method with `task="retrieve"`: each row's item in the row's domain.
+
+        The inner product of a user's and an item's vector ranks the item for the user. Each depends on its own row
+        alone; the other side's features in that row are another row's, those of drawn negatives the item's own.
+        """
+        raise NotImplementedError
+
     def losses(self, rows: Rows, batch: Batch) -> Losses:
         """Named scalars, never their sum; each averages over processes to its value on the global batch."""
         raise NotImplementedError

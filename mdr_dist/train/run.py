@@ -21,12 +21,13 @@ from mdr_dist.checkpoint.lanes import RESULT, Outputs, lane_folder
 from mdr_dist.config import Job, load_yaml, validated
 from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import Fault, Stopped, UserError
+from mdr_dist.eval.evaluate import metric_names
 from mdr_dist.eval.metrics import combined
 from mdr_dist.methods.base import Method
 from mdr_dist.stage import Lane, Slice, Stage, TableSpec, lanes
 from mdr_dist.tables import check_tables
 from mdr_dist.tables import plan as plan_tables
-from mdr_dist.train.trainer import held_out
+from mdr_dist.train.trainer import held_out, monitored
 
 JOB, PLAN, METRICS = "job.yaml", "plan.json", "metrics.json"
 ERROR, TRACEBACK = "error.json", "error.txt"  # why the last attempt failed: the user's line, or a fault of ours
@@ -100,6 +101,7 @@ def check(job: Job) -> Plan:
     for stage in plan.stages:
         source.steps(stage.data)
         if job.train.eval_epochs:
+            monitored(stage, job.train, metric_names(plan.method, job.eval))
             source.rows(held_out(stage))
     source.rows(plan.test)
     on_gpu = job.launch.gpus_per_worker or (not job.launch.workers and torch.cuda.is_available())

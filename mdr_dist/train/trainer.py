@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from mdr_dist.batch import Batch, world_size
 from mdr_dist.checkpoint.checkpoint import Checkpoints
 from mdr_dist.checkpoint.lanes import Outputs
-from mdr_dist.config import TrainConfig
+from mdr_dist.config import EvalConfig, TrainConfig
 from mdr_dist.data.source import Source
 from mdr_dist.errors import Stopped, UserError
 from mdr_dist.eval.evaluate import evaluate
@@ -54,6 +54,7 @@ class Trainer:
     identity: dict[str, str]
     saves: frozenset[str]
     upstream: Outputs | None = None
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
         self.progress = Progress()
@@ -164,7 +165,7 @@ class Trainer:
             raise Stopped(f"stopped at step {self.progress.total} with a checkpoint; the same command goes on from it")
 
     def _validate(self, stage: Stage, dense: DenseOptimizers, *, patience: int) -> None:
-        name = stage.until.monitor or self.config.monitor
+        name = monitored(stage, self.config)
         metrics = self.held_out_loss(stage) if name == LOSS else self.measure(held_out(stage))
         value = _gain(metrics["macro"], name, needed=patience > 0)
         better = value > self.progress.best
@@ -195,7 +196,9 @@ class Trainer:
 
     def measure(self, slice_: Slice) -> dict[str, Any]:
         """Metrics of a slice with the state as it is."""
-        return evaluate(self.method, self.tables, source=self.source, slice_=slice_, device=self.device)
+        return evaluate(
+            self.method, self.tables, source=self.source, slice_=slice_, device=self.device, config=self.evaluation
+        )
 
     def _leave(self, stage: Stage, dense: DenseOptimizers) -> None:
         patience = self.config.patience if stage.until.patience is None else stage.until.patience
@@ -217,6 +220,14 @@ class Trainer:
             return signal.signal(signal.SIGTERM, stop)
         except ValueError:
             return None
+
+
+def monitored(stage: Stage, config: TrainConfig, known: tuple[str, ...] = ()) -> str:
+    """The metric that a stage watches, or `loss`; a `UserError` if it is not among those `known`."""
+    name = stage.until.monitor or config.monitor
+    if known and name not in (*known, LOSS):
+        raise UserError(f"train.monitor: no metric {name!r}; there are: {', '.join((*known, LOSS))}")
+    return name
 
 
 def held_out(stage: Stage) -> Slice:

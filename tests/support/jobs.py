@@ -16,7 +16,7 @@ from mdr_dist.checkpoint.lanes import lane_folder
 from mdr_dist.config import Job
 from mdr_dist.errors import Stopped
 from mdr_dist.tables import read_table
-from mdr_dist.train.lane import build_trainer
+from mdr_dist.train.lane import build_trainer, train_lane
 from mdr_dist.train.lane import train as train_run
 from mdr_dist.train.run import check, open_run, outputs
 from mdr_dist.train.step import train_step
@@ -41,6 +41,7 @@ def small_job(method: str, dataset: str, /, **sections: dict[str, Any]) -> Job:
         "data": {"path": dataset, "batch": 64},
         "method": {"name": method, **SMALL.get(method, {})},
         "tables": {"lr": 0.05},
+        "eval": {"ks": [5, 10]},
         "train": {"epochs": 2, "threads": 1, "log_steps": 1, "save_minutes": 0},
     }
     for section, keys in sections.items():
@@ -48,15 +49,19 @@ def small_job(method: str, dataset: str, /, **sections: dict[str, Any]) -> Job:
     return Job.model_validate(value)
 
 
-def train(job: Job, runs: str, *, stop_at: int = 0) -> str:
-    """Train in this process of its group; with `stop_at`, ask by SIGTERM to stop after that step. The run's folder."""
+def train(job: Job, runs: str, *, stop_at: int = 0, lane: str = "main") -> str:
+    """Train in this process of its group; the run's folder. With `stop_at`, ask by SIGTERM to stop after that step of
+    the lane, those upstream of it done."""
     run = open_run(job, runs) if world_size() == 1 or torch.distributed.get_rank() == 0 else f"{runs}/{job.name}"
     if world_size() > 1:
         torch.distributed.barrier()
     if not stop_at:
         train_run(job, run, device=CPU)
         return run
-    trainer = build_trainer(job, check(job), run=run, device=CPU)
+    plan = check(job)
+    for above in plan.lanes[lane].upstream:
+        train_lane(job, run, lane=above, device=CPU)
+    trainer = build_trainer(job, plan, run=run, lane=lane, device=CPU)
     step = trainer.monitor.step
 
     def stopping(progress: Any, *args: Any, **kwargs: Any) -> None:
@@ -80,10 +85,9 @@ def weights(run: str, job: Job) -> dict[str, Tensor]:
     return state | saved.dense()
 
 
-def losses(run: str) -> list[dict[str, float]]:
-    """The losses of every step, in order."""
-    files = [Path(lane_folder(run, lane.name)) / "events.jsonl" for lane in sorted(Path(run, "lanes").iterdir())]
-    events = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+def losses(run: str, lane: str = "main") -> list[dict[str, float]]:
+    """The losses of every step of a lane, in order."""
+    events = [json.loads(line) for line in (Path(lane_folder(run, lane)) / "events.jsonl").read_text().splitlines()]
     return [event["losses"] for event in events if event["kind"] == "step"]
 
 
