@@ -97,9 +97,12 @@ class Batch:
         place[torch.randperm(self.count, generator=generator)[:size]] = torch.arange(size)
         return place.to(self.position.device)[self.position]  # position -1 reads the last entry, which stays -1
 
-    def uniform(self) -> Tensor:
-        """[B] a number in [0, 1) a row, drawn for the global batch: the same however many processes share it."""
-        drawn = torch.rand(self.count + 1, generator=torch.Generator().manual_seed(self.seed))
+    def uniform(self, *shape: int) -> Tensor:
+        """[B, *shape] numbers in [0, 1), drawn for the global batch: the same however many processes share it.
+
+        Each call of a step draws the same.
+        """
+        drawn = torch.rand(self.count + 1, *shape, generator=torch.Generator().manual_seed(self.seed))
         return drawn.to(self.position.device)[self.position]
 
     def whole(self, x: Tensor) -> Tensor:

@@ -77,25 +77,27 @@ class Transfer(nn.Module):
         elif config.knowledge != "global":
             self.adapt = nn.ModuleList(linear(dim, dim) for _ in self.sources)
             self.query, self.key, self.value, self.out = (linear(dim, dim) for _ in range(4))
-            self.drop = nn.Dropout(config.dropout)
 
-    def forward(self, own_BD: Tensor, blocks_BKD: Tensor, global_BD: Tensor) -> Tensor:
+    def forward(self, own_BD: Tensor, blocks_BKD: Tensor, *, global_BD: Tensor, batch: Batch) -> Tensor:
         """[B, D]"""
         user_BD = own_BD
         if self.config.knowledge != "global":
-            user_BD = user_BD + self._draw(own_BD, blocks_BKD[:, self.sources])
+            user_BD = user_BD + self._draw(own_BD, blocks_BKD[:, self.sources], batch=batch)
         if self.config.knowledge != "sources":
             user_BD = user_BD + self.adapt_global(global_BD)
         return user_BD
 
-    def _draw(self, own_BD: Tensor, blocks_BSD: Tensor) -> Tensor:
+    def _draw(self, own_BD: Tensor, blocks_BSD: Tensor, *, batch: Batch) -> Tensor:
         if self.config.transfer == "concat":
             return self.joint(blocks_BSD.flatten(1))
         adapted = [adapt(block) for adapt, block in zip(self.adapt, blocks_BSD.unbind(1), strict=True)]
         adapted_BSD = torch.stack(adapted, dim=1)
         scale = self.config.dim**-0.5
         weight_BS = (self.key(adapted_BSD) @ self.query(own_BD)[:, :, None]).squeeze(2).mul(scale).softmax(dim=1)
-        return self.out((self.drop(weight_BS)[:, None] @ self.value(adapted_BSD)).squeeze(1))
+        if self.training and self.config.dropout:  # drawn a row, so that it does not depend on the number of processes
+            kept_BS = batch.uniform(len(self.sources)) >= self.config.dropout
+            weight_BS = weight_BS * kept_BS / (1 - self.config.dropout)
+        return self.out((weight_BS[:, None] @ self.value(adapted_BSD)).squeeze(1))
 
 
 class CatArt(RetrieveMethod):
@@ -122,7 +124,7 @@ class CatArt(RetrieveMethod):
         for k, art in enumerate(self.art):
             if f"item/{k}.{self.schema.item}" in rows:
                 here = (batch.domain == k)[:, None]
-                out_BD = torch.where(here, art(own_BD, padded_BKD, global_BD), out_BD)
+                out_BD = torch.where(here, art(own_BD, padded_BKD, global_BD=global_BD, batch=batch), out_BD)
         return out_BD
 
     def encode_losses(self, rows: Rows, batch: Batch) -> Losses:

@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "shared_bottom": {"dim": 8, "bottom": [16, 8], "towers": [8]},
     "mmoe": {"dim": 8, "num_experts": 3, "experts": [16, 8], "gate_hidden": [8], "towers": [8]},
 }
+BATCH = {"cat_art": 32}  # it has a stage over users, of whom there are 60
 CPU = torch.device("cpu")
 
 
@@ -38,7 +39,7 @@ def small_job(method: str, dataset: str, /, **sections: dict[str, Any]) -> Job:
     """A job of a few seconds."""
     value: dict[str, Any] = {
         "name": f"{method}-test",
-        "data": {"path": dataset, "batch": 64},
+        "data": {"path": dataset, "batch": BATCH.get(method, 64)},
         "method": {"name": method, **SMALL.get(method, {})},
         "tables": {"lr": 0.05},
         "eval": {"ks": [5, 10]},

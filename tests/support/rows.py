@@ -122,7 +122,8 @@ def build(settings: dict[str, Any], *, schema: Schema = SCHEMA, seed: int = 0) -
 def gradients(settings: dict[str, Any], shares: list[Batch], stage_name: str = "") -> dict[str, Tensor]:
     """Losses and gradients of dense parameters and whole tables, averaged over the processes of the group.
 
-    Of the stage of that name, or the first one. Process r takes share r. What one process makes of the whole batch is what all of them must make together.
+    Of the stage of that name, or the first one. Process r takes share r. What one process makes of the whole batch is
+    what all of them must make together.
     """
     batch = shares[dist.get_rank() if world_size() > 1 else 0]
     method = build(settings)
