@@ -88,14 +88,28 @@ class Batch:
     def sample(self, size: int) -> Tensor:
         """[B] int64: the place in `[0, n)` of each row drawn into a uniform sample of n rows; -1 for the others.
 
-        n is the smaller of `size` and `count`. It is drawn
-        from the global batch and is the same however many processes share it.
+        n is the smaller of `size` and `count`. It is drawn from the global batch and is the same however many processes
+        share it.
         """
         size = min(size, self.count)
         generator = torch.Generator().manual_seed(self.seed)
         place = torch.full((self.count + 1,), -1, dtype=torch.int64)
         place[torch.randperm(self.count, generator=generator)[:size]] = torch.arange(size)
         return place.to(self.position.device)[self.position]  # position -1 reads the last entry, which stays -1
+
+    def uniform(self, *shape: int) -> Tensor:
+        """[B, *shape] numbers in [0, 1), drawn for the global batch: the same however many processes share it.
+
+        Each call of a step draws the same.
+        """
+        drawn = torch.rand(self.count + 1, *shape, generator=torch.Generator().manual_seed(self.seed))
+        return drawn.to(self.position.device)[self.position]
+
+    def whole(self, x: Tensor) -> Tensor:
+        """[count, …] the global batch's rows of `x` [B, …] in order, in every process; differentiable."""
+        real = (self.position >= 0).nonzero().squeeze(1)
+        mine = x.new_zeros(self.count, *x.shape[1:]).index_copy(0, self.position[real], x.index_select(0, real))
+        return self.total(mine)
 
 
 def world_size() -> int:

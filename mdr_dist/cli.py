@@ -165,13 +165,14 @@ def evaluate(
 @app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...")],
-    metrics: Annotated[str, typer.Option(help="Comma-separated.")] = "auc,gauc",
+    metrics: Annotated[str, typer.Option(help="Comma-separated; else auc,gauc or recall@10,ndcg@10.")] = "",
     form: Annotated[Literal["table", "markdown", "csv", "json"], typer.Option("--format")] = "table",
 ) -> None:
     """Put the results of runs side by side."""
-    from mdr_dist.compare import read_results, rendered
+    from mdr_dist.compare import read_results, rendered, usual_metrics
 
-    shown = rendered(read_results(tuple(runs)), tuple(metrics.split(",")), form)
+    results = read_results(tuple(runs))
+    shown = rendered(results, tuple(metrics.split(",")) if metrics else usual_metrics(results), form)
     if isinstance(shown, str):
         typer.echo(shown)
     else:
@@ -193,9 +194,21 @@ def export(
 
 def _show_metrics(metrics: dict[str, dict[str, Any]], *, title: str) -> None:
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    if any("@" in name for name in names):  # too many for columns
+        _show_ranking(metrics, [name for name in names if not name.startswith("random/")], title=title)
+        return
     table = Table("domain", *names, title=title)
     for domain, values in metrics.items():
         table.add_row(domain, *(_cell(values.get(name)) for name in names))
+    out.print(table)
+
+
+def _show_ranking(metrics: dict[str, dict[str, Any]], names: list[str], *, title: str) -> None:
+    table = Table("", *metrics, title=f"{title} (in brackets: a random order)")
+    for name in names:
+        found = [(values.get(name), values.get(f"random/{name}")) for values in metrics.values()]
+        cells = [_cell(own) + (f" ({_cell(random)})" if random is not None else "") for own, random in found]
+        table.add_row(name, *cells)
     out.print(table)
 
 

@@ -28,6 +28,16 @@ def read_results(runs: tuple[str, ...]) -> Results:
     return results
 
 
+def usual_metrics(results: Results) -> tuple[str, ...]:
+    """What to show where nobody says: recall and NDCG in the top 10, or of the first k there is, or AUC and gAUC."""
+    names = next(iter(results.values()))["test"]["macro"]
+    recalls = [name for name in names if name.startswith("recall@")]
+    if not recalls:
+        return ("auc", "gauc")
+    chosen = "recall@10" if "recall@10" in recalls else recalls[0]
+    return (chosen, f"ndcg@{chosen.partition('@')[2]}")
+
+
 def rows_of(results: Results, metrics: tuple[str, ...]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table: a row a domain, then macro and pooled; a column a run and metric."""
     header = ["domain"] + [f"{run} {metric}" for run in results for metric in metrics]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -86,6 +86,16 @@ class TrainConfig(Section):
     threads: int = Field(default=0, ge=0)
 
 
+class EvalConfig(Section):
+    """How methods that retrieve are measured: the lengths `ks` of the lists, and over how many users of a domain.
+
+    `users` are a sample that is the same in every run; 0: all. No k may exceed a domain's catalogue.
+    """
+
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(5, 10, 20, 50), min_length=1)
+    users: int = Field(default=0, ge=0)
+
+
 class LaunchConfig(Section):
     """Where it runs. `workers` 0: in this process. `storage` is the folder of runs, local or s3://."""
 
@@ -105,6 +115,7 @@ class Job(Section):
     tables: TablesConfig = TablesConfig()
     dense: DenseConfig = DenseConfig()
     train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
     launch: LaunchConfig = LaunchConfig()
 
     @field_validator("name")

@@ -6,6 +6,7 @@ Shape letters: B rows, D width, T list entries.
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -34,6 +35,8 @@ class TableSpec:
 
     Every feature looks up in it; `pool` says what becomes of a list: its `sum`, its `mean`, or `none` (stays a list).
     `like` names a table of the same shape whose placement this one shares, so that rows can be mapped shard by shard.
+    With `start` the table holds one block of its features' ids, `[start, start + rows)`: id `start` is row 0, and ids
+    outside the block, those of other domains, read row 0 too.
     """
 
     name: str
@@ -42,6 +45,7 @@ class TableSpec:
     features: tuple[str, ...]
     pool: Literal["sum", "mean", "none"] = "sum"
     like: str = ""
+    start: int | None = None
     init: Init = Init()
 
 
@@ -51,6 +55,8 @@ class Slice:
 
     `mix="joint"` shuffles all domains together; `"alternate"` gives batches of one domain each, in turn.
     `negatives` items a row, drawn from the row's domain, come as the id features `negative_0`, `negative_1`, …
+    A row is a row of the data set or, with `unit="user"`, a user of the slice, who comes once whatever the domains;
+    the row's domain is then 0 and its features, but the user's, are their default rows.
     """
 
     split: str = "train"
@@ -58,6 +64,7 @@ class Slice:
     period: int | None = None
     mix: Literal["joint", "alternate"] = "joint"
     negatives: int = 0
+    unit: Literal["row", "user"] = "row"
 
 
 @dataclass(frozen=True)
@@ -72,10 +79,14 @@ UpdateRule = Sum  # further rules join this union; train/update.py says what eac
 
 @dataclass(frozen=True)
 class Until:
-    """When a stage ends: after `epochs`, or after `patience` evaluations without a gain. `None`: as the job says."""
+    """When a stage ends: after `epochs`, or after `patience` evaluations without a gain of `monitor`.
+
+    `monitor` is a metric, or `loss`: the update rule's weighted sum of the stage's own losses. `None`: as the job says.
+    """
 
     epochs: int | None = None
     patience: int | None = None
+    monitor: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,22 +113,22 @@ TableOp = Callable[[RowMapper], None]
 class Stage:
     """One stretch of optimisation: the same data, loss, trained set and update rule.
 
-    `train` holds patterns over table names and dense parameter names. `optimizers` maps patterns over dense names to
-    optimizers, first match wins; names without a match take the job's. `before` and `after` are table operations.
-    `test` is the slice to report on when the stage ends. Stages of one `lane` run in order in one worker group, after
-    the lanes it `needs`.
+    `train` holds patterns over table names and dense parameter names, `read` over the tables that are looked up.
+    `optimizers` maps patterns over dense names to optimizers, first match wins; names without a match take the job's.
+    `before` and `after` are table operations. It is validated on the `val` split of its own data. Stages of one `lane`
+    run in order in one worker group, after the lanes it `needs`.
     """
 
     name: str
     loss: Callable[[Rows, Batch], Losses]
     data: Slice = Slice()
     train: tuple[str, ...] = ("*",)
+    read: tuple[str, ...] = ("*",)
     update: UpdateRule = Sum()
     optimizers: Mapping[str, DenseOptimizer] = field(default_factory=dict[str, DenseOptimizer])
     until: Until = Until()
     before: tuple[TableOp, ...] = ()
     after: tuple[TableOp, ...] = ()
-    test: Slice | None = None
     lane: str = "main"
     needs: tuple[str, ...] = ()
 
@@ -132,41 +143,82 @@ def trained_by(stage: Stage, names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for name in names if matches(name, stage.train))
 
 
-def lanes(
-    stages: tuple[Stage, ...], tables: tuple[TableSpec, ...], dense: tuple[str, ...]
-) -> dict[str, tuple[Stage, ...]]:
-    """The plan: lane → its stages, every lane after those it needs. `dense` are the method's parameter names.
+@dataclass(frozen=True)
+class Lane:
+    """Stages that run in order in one worker group, once the lanes `upstream` are done.
+
+    `upstream` are all lanes that must be done before, not only those it names, in the order of the plan. `reads` are
+    the tables that it holds, `writes` the tables and dense parameters that it trains, and `saves` the tables in its
+    checkpoints: those it trains, and those that no lane upstream has saved.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    upstream: tuple[str, ...]
+    reads: frozenset[str]
+    writes: frozenset[str]
+    saves: frozenset[str]
+
+    @property
+    def domains(self) -> tuple[int, ...] | None:
+        """The domains that its stages' data cover, in order; `None`: all."""
+        parts = [stage.data.domains for stage in self.stages if stage.data.unit == "row"]
+        if None in parts or not parts:
+            return None
+        return tuple(sorted({domain for part in parts for domain in part or ()}))
+
+
+def lanes(stages: tuple[Stage, ...], tables: tuple[TableSpec, ...], dense: tuple[str, ...]) -> dict[str, Lane]:
+    """The plan: lane by name, every lane after those it needs. `dense` are the method's parameter names.
 
     Raises `UserError` if a stage name repeats, a pattern fits nothing, a lane needs an unknown lane or itself, a table
     that nothing looks up is trained, or two lanes that may run at once train the same name.
     """
-    names = tuple(spec.name for spec in tables) + dense
-    unread = {spec.name for spec in tables if not spec.features}
+    names = tuple(spec.name for spec in tables)
+    read = {spec.name for spec in tables if spec.features}
     by_lane: dict[str, list[Stage]] = {}
     for stage in stages:
-        _check_stage(stage, names, unread)
+        _check_stage(stage, names, dense, read=read)
         by_lane.setdefault(stage.lane, []).append(stage)
     if len({stage.name for stage in stages}) != len(stages):
         raise UserError("two stages share a name: stage names must be unique")
     upstream = _upstream(by_lane)
-    trains = {lane: {n for s in members for n in trained_by(s, names)} for lane, members in by_lane.items()}
     order = sorted(by_lane, key=lambda lane: len(upstream[lane]))
-    for i, one in enumerate(order):
-        for two in order[i + 1 :]:
-            both = trains[one] & trains[two]
-            if both and one not in upstream[two] and two not in upstream[one]:
-                raise UserError(f"lanes {one!r} and {two!r} may run at once and both train {min(both)!r}")
-    return {lane: tuple(by_lane[lane]) for lane in order}
+    plan: dict[str, Lane] = {}
+    for lane in order:
+        members = tuple(by_lane[lane])
+        above = tuple(name for name in order if name in upstream[lane])
+        reads = frozenset(name for name in names if any(matches(name, stage.read) for stage in members))
+        writes = frozenset(name for stage in members for name in trained_by(stage, names + dense))
+        inherited = frozenset[str]().union(*(plan[name].saves for name in above))
+        plan[lane] = Lane(lane, members, above, reads, writes, saves=reads - (inherited - writes))
+    _check_apart(plan)
+    return plan
 
 
-def _check_stage(stage: Stage, names: tuple[str, ...], unread: set[str]) -> None:
-    patterns = [("train", p) for p in stage.train] + [("optimizers", p) for p in stage.optimizers]
-    for where, pattern in patterns:
-        if not any(matches(name, (pattern,)) for name in names):
-            raise UserError(f"stage {stage.name!r}: {where} pattern {pattern!r} fits no table and no dense parameter")
-    blind = unread.intersection(trained_by(stage, names))
-    if blind:
-        raise UserError(f"stage {stage.name!r} trains table {min(blind)!r}, which no feature looks up")
+def _check_apart(plan: Mapping[str, Lane]) -> None:
+    for one, two in itertools.combinations(plan.values(), 2):
+        both = one.writes & two.writes
+        if both and one.name not in two.upstream:
+            raise UserError(f"lanes {one.name!r} and {two.name!r} may run at once and both train {min(both)!r}")
+
+
+def _check_stage(stage: Stage, tables: tuple[str, ...], dense: tuple[str, ...], *, read: set[str]) -> None:
+    places = (
+        ("train", stage.train, tables + dense),
+        ("optimizers", stage.optimizers, dense),
+        ("read", stage.read, tables),
+    )
+    for where, patterns, names in places:
+        for pattern in patterns:
+            if pattern != "*" and not any(matches(name, (pattern,)) for name in names):
+                what = {"train": "table and no dense parameter", "read": "table"}.get(where, "dense parameter")
+                raise UserError(f"stage {stage.name!r}: {where} pattern {pattern!r} fits no {what}")
+    for name in trained_by(stage, tables):
+        if name not in read:
+            raise UserError(f"stage {stage.name!r} trains table {name!r}, which no feature looks up")
+        if not matches(name, stage.read):
+            raise UserError(f"stage {stage.name!r} trains table {name!r}, which it does not read")
 
 
 def _upstream(by_lane: Mapping[str, list[Stage]]) -> dict[str, set[str]]:

@@ -25,7 +25,8 @@ from mdr_dist.config import Job
 from mdr_dist.data.synthetic import configure, synthesize
 from mdr_dist.launch.process import group_of_one
 from mdr_dist.methods.crocodile import CovLoss, CrocodileConfig
-from mdr_dist.train.run import build_trainer, check
+from mdr_dist.train.lane import build_trainer
+from mdr_dist.train.run import check
 from mdr_dist.train.step import train_step
 from mdr_dist.train.trainer import Trainer
 

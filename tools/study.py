@@ -2,11 +2,13 @@
 
     tools/study.py jobs/ciao/study.yaml [--runs runs/ciao] [--parallel 2]
 
-writes `RESULTS.md` beside the study. A run that is finished is not trained again. A study is a YAML file:
+writes `RESULTS.md` beside the study (`study-x.yaml`: `RESULTS-x.md`). A run that is finished is not trained again. A
+study is a YAML file:
 
     make: prepare jobs/ciao/prepare.yaml data/ciao --raw $MDR_DATA/ciao   # an mdr command, run if `data` is missing
     data: data/ciao                    # `{seed}` in `make` and `data` gives every seed a data set of its own
     seeds: [0, 1, 2, 3, 4]
+    metrics: [auc, gauc]               # a table each
     subject: Crocodile                 # the column that the others are compared with
     columns:                           # title → job beside the study, settings laid over it
       Shared Bottom, one domain: {job: shared_bottom.yaml, single: true}    # trained once a domain, on its rows alone
@@ -37,7 +39,6 @@ from pydantic import BaseModel, ConfigDict
 from mdr_dist.config import validated
 from mdr_dist.data.layout import read_schema
 
-METRICS = {"auc": "AUC", "gauc": "gAUC"}
 Values = NDArray[np.float64]  # [seeds, domains]
 
 
@@ -58,6 +59,7 @@ class Study(BaseModel):
     data: str
     seeds: tuple[int, ...]
     subject: str
+    metrics: tuple[str, ...] = ("auc", "gauc")
     columns: dict[str, Column]
 
 
@@ -133,9 +135,9 @@ def verdicts(columns: dict[str, Values], subject: str, domains: tuple[str, ...])
 def report(study: Study, runs: Path, domains: tuple[str, ...]) -> list[str]:
     """The tables and verdicts, by metric."""
     lines = []
-    for metric, title in METRICS.items():
+    for metric in study.metrics:
         columns = gather(study, runs, domains=domains, metric=metric)
-        lines += [f"## {title}", *table(columns, domains), *verdicts(columns, study.subject, domains), ""]
+        lines += [f"## {metric}", *table(columns, domains), *verdicts(columns, study.subject, domains), ""]
     first = json.loads((runs / run_name(study.subject, study.seeds[0]) / "metrics.json").read_text())["test"]
     if "bayes_auc" not in first["macro"]:
         return lines
@@ -174,13 +176,14 @@ def main() -> None:
         f"`python tools/study.py {args.study}`",
         "",
         f"Made on {datetime.date.today()} at commit {commit.strip()}, one CPU thread a run; seeds "
-        f"{', '.join(map(str, study.seeds))}; mean ± standard deviation over seeds; test split, at the state that "
-        f"was best in validation. Rows of {'the first' if '{seed}' in study.data else 'the'} data set (training / "
-        f"validation / test): {'; '.join(sizes)}.",
+        f"{', '.join(map(str, study.seeds))}; mean ± standard deviation over seeds; test split, at the end or, with "
+        f"patience, at the best state in validation. Rows of {'the first' if '{seed}' in study.data else 'the'} data "
+        f"set (training / validation / test): {'; '.join(sizes)}.",
         "",
     ]
-    (folder / "RESULTS.md").write_text("\n".join(head + report(study, runs, domains)))
-    print((folder / "RESULTS.md").read_text())
+    out = folder / args.study.name.replace("study", "RESULTS").replace(".yaml", ".md")
+    out.write_text("\n".join(head + report(study, runs, domains)))
+    print(out.read_text())
 
 
 if __name__ == "__main__":

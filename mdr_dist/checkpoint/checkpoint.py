@@ -76,6 +76,16 @@ class Checkpoints:
         """A checkpoint's `progress.json`."""
         return storage.read_json(storage.join(self.folder(number), PROGRESS))
 
+    def check(self, number: int, identity: Mapping[str, str]) -> None:
+        """Raise `UserError` unless a checkpoint is of this method and schema."""
+        theirs = self.progress(number)["identity"]
+        for key, mine in identity.items():
+            if theirs[key] != mine:
+                raise UserError(
+                    f"{self.folder(number)}: checkpoint of {key} {theirs[key][:64]}, but this job's {key} is "
+                    f"{mine[:64]}; choose another run name"
+                )
+
     def dense(self, number: int) -> dict[str, Tensor]:
         """A checkpoint's dense tensors."""
         path = storage.join(self.folder(number), DENSE)

@@ -6,7 +6,8 @@
     tables/<name>/part-00000.*  embedding rows in id order, parts of PART_ROWS rows: safetensors (`rows` [n, dim]) or
                                 Parquet (`id` int64, `row` fixed-size list of float32)
 
-The format `checkpoint` holds instead of `tables/` the sharded checkpoint itself, with optimizer state, to train on.
+The format `checkpoint` holds instead of `tables/` the sharded checkpoints themselves, `checkpoint/<lane>/`, with
+optimizer state, to train on.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from mdr_dist import __version__, catalog, storage
-from mdr_dist.checkpoint.checkpoint import Checkpoints, contiguous, reading
+from mdr_dist.checkpoint.checkpoint import contiguous, reading
+from mdr_dist.checkpoint.lanes import Outputs
 from mdr_dist.config import Job, validated
 from mdr_dist.data.layout import SCHEMA, read_schema
 from mdr_dist.errors import UserError
@@ -45,23 +47,22 @@ def is_export(path: str) -> bool:
     return storage.exists(storage.join(path, MANIFEST))
 
 
-def export(checkpoints: Checkpoints, number: int, *, out: str, method: Method, job: Job, form: Form) -> dict[str, Any]:
-    """Write checkpoint `number` to the new folder `out` and return the manifest."""
+def export(saved: Outputs, *, out: str, method: Method, job: Job, form: Form) -> dict[str, Any]:
+    """Write what a run's lanes saved to the new folder `out` and return the manifest."""
     storage.check_free(out)
     aside = f"{out.rstrip('/')}.{uuid.uuid4().hex[:8]}.part" if storage.is_local(out) else out
     writer = _Writer(aside)
     try:
-        dense = {n[6:]: t for n, t in checkpoints.dense(number).items() if n.startswith("model/")}
-        writer.write(DENSE, save_tensors(contiguous(dense)))
+        writer.write(DENSE, save_tensors(contiguous(saved.dense())))
         writer.copy(job.data.path, (SCHEMA, *(f"vocabulary/{n}" for n in _vocabularies(job.data.path))))
-        tables = [_table(checkpoints.folder(number), spec, writer, form=form) for spec in method.tables()]
-        if form == "checkpoint":
-            writer.copy_folder(checkpoints.folder(number), "checkpoint")
+        tables = [_table(saved, spec, writer, form=form) for spec in method.tables()]
+        for lane, folder in saved.folders.items() if form == "checkpoint" else ():
+            writer.copy_folder(folder, f"checkpoint/{lane}")
         manifest = {
             "format": form,
             "version": VERSION,
             "made_by": f"mdr_dist {__version__}",
-            "step": number,
+            "step": saved.step,
             "schema": method.schema.fingerprint,
             "job": job.model_dump(mode="json"),
             "tables": tables,
@@ -107,11 +108,11 @@ def _vocabularies(dataset: str) -> list[str]:
     return storage.names(storage.join(dataset, "vocabulary"))
 
 
-def _table(folder: str, spec: TableSpec, writer: _Writer, *, form: Form) -> dict[str, Any]:
+def _table(saved: Outputs, spec: TableSpec, writer: _Writer, *, form: Form) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": spec.name, "rows": spec.rows, "dim": spec.dim, "features": list(spec.features)}
     if form == "checkpoint":
-        return {**entry, "parts": []}
-    names = []
+        return {**entry, "lane": saved.lane(spec.name), "parts": []}
+    names, folder = [], saved.folder(spec.name)
     for number, start in enumerate(range(0, spec.rows, PART_ROWS)):
         with reading(folder):
             part = read_table(folder, spec, row_start=start, row_end=min(start + PART_ROWS, spec.rows))
@@ -131,8 +132,9 @@ def _parquet(part: Tensor, start: int) -> bytes:
 
 def _parts(path: str, entry: dict[str, Any], reader: _Reader, *, form: Form, spec: TableSpec) -> Iterator[Tensor]:
     if form == "checkpoint":
-        reader.verify("checkpoint/")
-        yield read_table(storage.join(path, "checkpoint"), spec)
+        folder = storage.join("checkpoint", entry["lane"])
+        reader.verify(f"{folder}/")
+        yield read_table(storage.join(path, folder), spec)
     for name in entry["parts"]:
         data = reader.read(name)
         if form == "safetensors":

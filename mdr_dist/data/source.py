@@ -5,8 +5,9 @@ Shape letters: B rows of this process, V streams.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from mdr_dist.data.negatives import Negatives, uniforms
 from mdr_dist.data.order import Ints, Order, Plan, count_streams, dealt, permutation, seed_of, stratified
 from mdr_dist.data.prefetch import prefetch
 from mdr_dist.data.reader import Dataset, Group, Reader
+from mdr_dist.data.users import Users
 from mdr_dist.errors import UserError
 from mdr_dist.stage import Slice
 
@@ -30,10 +32,14 @@ class Source:
 
     All workers get equally many batches of equally many rows. Decoded row groups stay in memory from epoch to epoch
     up to `data.cache_mb`, besides the one row group that each stream stands in (one of each domain where domains
-    take turns).
+    take turns). With `active` batches bring a dense feature of that name, [B, K]: 1 where the row's user has positive
+    training rows in a domain.
     """
 
-    def __init__(self, dataset: Dataset, data: DataConfig, *, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, dataset: Dataset, data: DataConfig, *, seed: int, rank: int = 0, world: int = 1, active: bool = False
+    ) -> None:
+        self._active = active
         self.dataset, self._data, self._seed, self._rank, self._world = dataset, data, seed, rank, world
         self._streams = count_streams(data.batch, data.streams)
         if world > self._streams:
@@ -44,10 +50,15 @@ class Source:
         self._slots, self._share = -(-self._streams // world), data.batch // self._streams
         self.reader = Reader(dataset, max_bytes=data.cache_mb << 20)
         self._negatives: dict[tuple[int, int | None], Negatives] = {}
+        self._users: dict[tuple[str, int | None], Users] = {}
 
     def rows(self, slice: Slice) -> int:
         """Rows of the slice over all workers; a `UserError` if there are none."""
         return sum(group.rows for group in self._select(slice, strict=False))
+
+    def domains(self, slice: Slice) -> tuple[int, ...]:
+        """The slice's domains that have rows, in order; errors as in `rows`."""
+        return tuple(sorted({group.domain for group in self._select(slice, strict=False)}))
 
     def steps(self, slice: Slice) -> int:
         """Batches of a training epoch; a `UserError` if the slice cannot be trained on."""
@@ -60,7 +71,7 @@ class Source:
         wrong with a shard raises at the batch that needs it.
         """
         plan, key = self._plan(slice, stage, epoch), ("epoch", self._seed, stage, epoch)
-        self._open_negatives(slice)
+        self._open_extras(slice)
         return prefetch(self._read(plan, slice, key=key, start=start, shuffle=True), self._data.prefetch)
 
     def sweep(self, slice: Slice) -> Iterator[Batch]:
@@ -71,12 +82,14 @@ class Source:
         """
         groups = self._select(slice, strict=False)
         order = Order(_numbers(groups), _sizes(groups), streams=self._world, share=self._slots * self._share)
-        self._open_negatives(slice)
+        self._open_extras(slice)
         items = self._read(Plan((order,)), slice, key=("sweep", self._seed), start=0, shuffle=False)
         return prefetch(items, self._data.prefetch)
 
     def _select(self, slice: Slice, *, strict: bool) -> tuple[Group, ...]:
         """The slice's row groups; every domain must have rows if domains are named, or if `strict`."""
+        if slice.unit == "user":
+            return self.users(slice.split, slice.period).groups()
         schema, where = self.dataset.schema, f"split {slice.split} of data set {self.dataset.path}"
         where += "" if slice.period is None else f", period {slice.period}"
         domains = slice.domains
@@ -112,18 +125,29 @@ class Source:
             orders.append(Order(_numbers(part)[placed], sizes[placed], self._streams, self._share, first))
         return Plan(tuple(orders))
 
-    def _open_negatives(self, slice: Slice) -> None:
+    def users(self, split: str, period: int | None = None) -> Users:
+        """The users of a split and where they are active."""
+        if (split, period) not in self._users:
+            self._users[split, period] = Users.open(self.reader, split=split, period=period)
+        return self._users[split, period]
+
+    def _open_extras(self, slice: Slice) -> None:
+        """Make what the slice adds to rows, here and not in the thread that reads ahead."""
+        if self._active:
+            self.users("train", slice.period)
         for domain in {group.domain for group in self._select(slice, strict=False)} if slice.negatives else ():
             if (domain, slice.period) not in self._negatives:
-                self._negatives[domain, slice.period] = Negatives.open(self.reader, domain=domain, period=slice.period)
+                found = Negatives.of_training(self.reader, domain=domain, period=slice.period)
+                self._negatives[domain, slice.period] = found
 
     def _read(
         self, plan: Plan, slice: Slice, *, key: tuple[str | int, ...], start: int, shuffle: bool
     ) -> Generator[Batch, None, None]:
-        opened = _Opened(self.reader, linger=len(plan.orders), key=key if shuffle else None)
+        opened = _Opened(self._columns(slice, keep=shuffle), linger=len(plan.orders), key=key if shuffle else None)
         for step in range(start, plan.steps):
             order, number = plan.turn(step)
             batch, place = self._batch(order, number, opened=opened, seed=seed_of(*key, step))
+            batch = self.completed(batch, slice)
             yield self._with_negatives(batch, place, slice=slice, seed=seed_of("negatives", *key))
             opened.close_unused()
 
@@ -148,6 +172,19 @@ class Source:
         count = int(counts.sum())
         return collate(self.reader.layout, picks, position=position, count=count, seed=seed), place
 
+    def _columns(self, slice: Slice, *, keep: bool) -> Callable[[int], Columns]:
+        """How a group's rows come by its number."""
+        if slice.unit == "user":
+            return partial(self.users(slice.split, slice.period).columns, self.reader.layout)
+        return lambda number: self.reader.columns(self.dataset.groups[number], keep=keep)
+
+    def completed(self, batch: Batch, slice: Slice) -> Batch:
+        """The batch with `active`, if batches bring it."""
+        if not self._active:
+            return batch
+        active = self.users("train", slice.period).active_of(batch.user_key.numpy())
+        return replace(batch, dense={**batch.dense, "active": torch.from_numpy(active)})
+
     def _with_negatives(self, batch: Batch, place: Array, *, slice: Slice, seed: int) -> Batch:
         if slice.negatives == 0:
             return batch
@@ -169,8 +206,8 @@ class _Opened:
     `key` shuffles the rows; without one they come as they are stored, and reading them disturbs no cache.
     """
 
-    def __init__(self, reader: Reader, *, linger: int, key: tuple[str | int, ...] | None) -> None:
-        self._reader, self._linger, self._key = reader, linger, key
+    def __init__(self, columns: Callable[[int], Columns], *, linger: int, key: tuple[str | int, ...] | None) -> None:
+        self._columns, self._linger, self._key = columns, linger, key
         self._clock = 0
         self._open: dict[int, tuple[Columns, Array]] = {}
         self._used: dict[int, int] = {}
@@ -179,7 +216,7 @@ class _Opened:
         """A row group and the numbers of its rows in order."""
         self._used[number] = self._clock
         if number not in self._open:
-            columns = self._reader.columns(self._reader.dataset.groups[number], keep=self._key is not None)
+            columns = self._columns(number)
             size = len(columns)
             rows = np.arange(size) if self._key is None else permutation(size, "rows", number, *self._key)
             self._open[number] = columns, rows

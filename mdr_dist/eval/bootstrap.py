@@ -1,4 +1,4 @@
-"""Whether one scorer is better than another on the same rows, with an interval. Shapes: N rows, U users."""
+"""Whether one scorer is better than another on the same rows or users, with an interval. Shapes: N rows, U users."""
 
 from __future__ import annotations
 
@@ -45,6 +45,46 @@ def bootstrap_difference(
         observed, draw = auc(a, labels) - auc(b, labels), _auc_draw(a, b, labels, users)
     else:
         observed, draw = gauc(a, labels, users) - gauc(b, labels, users), _gauc_draw(a, b, labels, users)
+    return _interval(observed, draw, rounds=rounds, level=level, seed=seed)
+
+
+def bootstrap_mean_difference(
+    values_a: ArrayLike,
+    values_b: ArrayLike,
+    *,
+    rounds: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Difference:
+    """The paired percentile bootstrap of the difference of means of a metric of users, [U] each, in the same order.
+
+    `ranking.rank_users` gives such values. `ValueError` if the lengths differ or a value is not finite.
+    """
+    a, b = np.asarray(values_a, np.float64), np.asarray(values_b, np.float64)
+    if a.shape != b.shape or a.ndim != 1 or not np.isfinite(a - b).all():
+        raise ValueError(f"finite values of the same users are needed, got shapes {a.shape} and {b.shape}")
+    if not a.size:
+        return Difference(math.nan, math.nan, math.nan)
+    gain = a - b
+
+    def draw(rng: np.random.Generator) -> float:
+        return float(_times(rng, len(gain)) @ gain) / len(gain)
+
+    return _interval(float(gain.mean()), draw, rounds=rounds, level=level, seed=seed)
+
+
+def negative_transfer_verdict(difference: Difference) -> Literal["gain", "loss", "no difference"]:
+    """What training domains together did to one, by the joint method minus its single-domain twin.
+
+    It is a loss, negative transfer, only where the whole interval lies below 0; an interval that is `nan` tells no
+    difference.
+    """
+    if difference.low > 0:
+        return "gain"
+    return "loss" if difference.high < 0 else "no difference"
+
+
+def _interval(observed: float, draw: Draw, *, rounds: int, level: float, seed: int) -> Difference:
     rng = np.random.default_rng(seed)
     drawn = np.array([draw(rng) for _ in range(rounds)])
     drawn = drawn[np.isfinite(drawn)]

@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mdr_dist.batch import Batch, world_size
+from mdr_dist.batch import world_size
+from mdr_dist.config import EvalConfig
 from mdr_dist.data.source import Source
 from mdr_dist.errors import UserError
 from mdr_dist.eval.metrics import RankCollector
+from mdr_dist.eval.ranking import Lookup, rank
+from mdr_dist.eval.ties import METRICS
 from mdr_dist.methods.base import Method
 from mdr_dist.stage import Slice
 
-Lookup = Callable[[Batch], Mapping[str, Tensor]]
+
+def evaluate(
+    method: Method,
+    lookup: Lookup,
+    *,
+    source: Source,
+    slice_: Slice,
+    device: torch.device,
+    config: EvalConfig = EvalConfig(),  # noqa: B008 (frozen)
+) -> dict[str, Any]:
+    """Metrics of a slice, the same in every process: of rows' scores, or of full ranking if the method retrieves."""
+    if method.task == "retrieve":
+        return rank(method, lookup, source=source, slice_=slice_, config=config, device=device)
+    return score(method, lookup, source=source, slice_=slice_, device=device)
+
+
+def metric_names(method: Method, config: EvalConfig) -> tuple[str, ...]:
+    """The metrics that `evaluate` gives, which training may watch."""
+    if method.task == "retrieve":
+        return tuple(f"{name}@{k}" for name in METRICS for k in config.ks)
+    return ("auc", "gauc", "logloss", *(("bayes_auc",) if method.schema.truth else ()))
 
 
 @torch.no_grad()
-def evaluate(method: Method, lookup: Lookup, *, source: Source, slice_: Slice, device: torch.device) -> dict[str, Any]:
-    """Metrics of a slice: `{"<domain>": {...}, "macro": {...}, "pooled": {...}}`, the same in every process.
+def score(method: Method, lookup: Lookup, *, source: Source, slice_: Slice, device: torch.device) -> dict[str, Any]:
+    """Metrics of every row's score: `{"<domain>": {...}, "macro": {...}, "pooled": {...}}`.
 
     Exact: every process's scores are gathered, so the figures do not depend on how rows fell to processes. A
     `UserError` if a label is neither 0 nor 1.
@@ -32,12 +54,12 @@ def evaluate(method: Method, lookup: Lookup, *, source: Source, slice_: Slice, d
     method.eval()
     for batch in source.sweep(slice_):
         moved = batch.to(device)
-        score = method.score(lookup(moved), moved)
+        scores = method.score(lookup(moved), moved)
         real = batch.weight > 0
         _check_labels(batch.label[real], source=source, slice_=slice_)
         truth = batch.labels[schema.truth][real].numpy() if schema.truth else None
         collector.add(
-            score.float().cpu()[real].numpy(),
+            scores.float().cpu()[real].numpy(),
             batch.label[real].numpy(),
             domain=batch.domain[real].numpy(),
             user=batch.user_key[real].numpy(),

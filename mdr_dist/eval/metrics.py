@@ -232,6 +232,14 @@ class RankCollector:
         return {**found, "macro": _macro(list(found.values())), "pooled": _measure(rows)}
 
 
+def combined(
+    parts: Sequence[Mapping[str, dict[str, float | int | None]]], domains: Sequence[str]
+) -> dict[str, dict[str, float | int | None]]:
+    """Results that were measured on different domains as one, with `macro` over all of them and no `pooled`."""
+    found = {name: part[name] for name in domains for part in parts if name in part}
+    return {**found, "macro": _macro(list(found.values()))}
+
+
 def _measure(rows: Mapping[str, NDArray[Any]]) -> dict[str, float | int | None]:
     score, label = rows["score"], rows["label"]
     by_user = count_wins(score, label, rows["user"])
@@ -250,7 +258,8 @@ def _measure(rows: Mapping[str, NDArray[Any]]) -> dict[str, float | int | None]:
 
 
 def _macro(entries: list[dict[str, float | int | None]]) -> dict[str, float | int | None]:
-    names = [name for name in entries[0] if name not in ("rows", "users")]
+    # counts have no mean worth telling
+    names = [name for name in entries[0] if not isinstance(entries[0][name], int)]
     columns = {name: [entry[name] for entry in entries] for name in names}
     known = {name: [value for value in values if value is not None] for name, values in columns.items()}
     return {name: sum(values) / len(values) if values else None for name, values in known.items()}

@@ -1,7 +1,9 @@
-"""A run on Ray Train: a Ray started here for it, or a cluster that is there.
+"""A run on Ray: one started here for it, or a cluster that is there.
 
-Every worker writes its shards straight into the run's folder, and only our own `DONE` marks a checkpoint: Ray keeps
-none. After a worker dies Ray starts the group again, which resumes from the newest `DONE`.
+Lanes run side by side where the plan and the cluster allow: a lane of one worker as a Ray task, a lane of several as a
+Ray Train run. Every worker writes its shards straight into the run's folder, and only our own `DONE` marks a
+checkpoint: Ray keeps none. After a worker dies Ray starts its lane again, which resumes from the newest `DONE`; the
+other lanes do not notice.
 """
 
 from __future__ import annotations
@@ -13,17 +15,23 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
+from ray.exceptions import RayTaskError
 
 from mdr_dist import storage
+from mdr_dist.checkpoint.lanes import lane_folder
 from mdr_dist.config import Job
 from mdr_dist.errors import UserError
+from mdr_dist.launch.graph import run_lanes
+from mdr_dist.launch.process import group_of_one
+from mdr_dist.train.lane import Echo, train_lane
 from mdr_dist.train.monitor import line_of
-from mdr_dist.train.run import ERROR, LANE, METRICS, Echo, attempt, check, open_run, train, write_error
+from mdr_dist.train.run import ERROR, METRICS, PLAN, attempt, check, finish, open_run, write_error
 
 OBJECT_STORE_BYTES = 256 * 2**20
 # the controller polls this often (seconds); it decides how fast a dead worker is noticed
@@ -31,17 +39,25 @@ ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_V2_ENABLED
 
 
 def train_on_ray(job: Job, runs: str, *, address: str = "", echo: Echo | None = None) -> tuple[str, dict[str, Any]]:
-    """Train a job with `launch.workers` Ray Train workers; the run's folder and its metrics."""
-    check(job)
+    """Train a job with `launch.workers` workers on Ray; the run's folder and its metrics."""
+    plan = check(job)
     runs = os.path.abspath(runs) if storage.is_local(runs) else runs
     data = os.path.abspath(job.data.path) if storage.is_local(job.data.path) else job.data.path
     job = job.model_copy(update={"data": job.data.model_copy(update={"path": data})})
+    each = plan.workers(job.launch.workers)
     with connected(address):
-        _check_fits(job)
+        room = _check_fits(job)
         run = open_run(job, runs)
-        with attempt(run), _following(run, echo), tempfile.TemporaryDirectory(prefix="mdr-ray-train-") as scratch:
-            _fit(job, run, scratch=scratch)
-            return run, _outcome(run)
+        finished = storage.join(run, METRICS)
+        if storage.exists(finished):
+            return run, storage.read_json(finished)
+        device = "cuda" if job.launch.gpus_per_worker else "cpu"
+        storage.write_json(storage.join(run, PLAN), plan.to_json(job, workers=job.launch.workers, device=device))
+        with attempt(run), tempfile.TemporaryDirectory(prefix="mdr-ray-train-") as scratch:
+            with _following(run, tuple(plan.lanes), echo):
+                lanes = _Lanes(job, run, scratch, each)
+                run_lanes(plan.lanes, lanes.train, cost=each, room=room)
+            return run, finish(job, run)
 
 
 @contextlib.contextmanager
@@ -64,64 +80,104 @@ def connected(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _check_fits(job: Job) -> None:
-    has = ray.cluster_resources()
-    for resource, each in (("CPU", job.launch.cpus_per_worker), ("GPU", job.launch.gpus_per_worker)):
-        needed = each * job.launch.workers
+def _check_fits(job: Job) -> int:
+    """How many workers the cluster holds; a `UserError` if not as many as the job asks for."""
+    has, launch = ray.cluster_resources(), job.launch
+    room = []
+    for resource, each in (("CPU", launch.cpus_per_worker), ("GPU", launch.gpus_per_worker)):
+        needed = each * launch.workers
         if needed > has.get(resource, 0.0):
             raise UserError(
-                f"--workers {job.launch.workers}: they need {needed:g} {resource}s, the cluster has "
+                f"--workers {launch.workers}: they need {needed:g} {resource}s, the cluster has "
                 f"{has.get(resource, 0.0):g}; ask for fewer workers or join more nodes"
             )
+        room += [int(has.get(resource, 0.0) / each)] if each else []
+    return min(*room, launch.workers)
 
 
-def _fit(job: Job, run: str, *, scratch: str) -> None:
-    gpus = job.launch.gpus_per_worker
-    resources = {"CPU": job.launch.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
-    trainer = ray.train.torch.TorchTrainer(
-        _work,
-        train_loop_config={"job": job.model_dump(mode="json"), "run": run},
-        torch_config=ray.train.torch.TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=job.launch.workers, use_gpu=bool(gpus), resources_per_worker=resources
-        ),
-        run_config=ray.train.RunConfig(
-            # a name that Ray has seen resumes its own state silently: always a new one
-            name=f"{job.name}-{uuid.uuid4().hex[:8]}",
-            storage_path=scratch,
-            failure_config=ray.train.FailureConfig(max_failures=job.launch.max_failures),
-        ),
-    )
-    try:
-        trainer.fit()
-    except ray.train.TrainingFailedError:
-        if not storage.exists(storage.join(run, ERROR)):
+@dataclass(frozen=True)
+class _Lanes:
+    """Trains one lane of a run at a time a call, on as many workers as it has."""
+
+    job: Job
+    run: str
+    scratch: str
+    workers: dict[str, int]
+
+    def train(self, lane: str) -> None:
+        """Train a lane to its end; what stops a worker for good is raised."""
+        config = {"job": self.job.model_dump(mode="json"), "run": self.run, "lane": lane}
+        try:
+            if self.workers[lane] == 1:
+                self._task(config)
+            else:
+                self._group(config, self.workers[lane])
+        except (RayTaskError, ray.train.TrainingFailedError):
+            error = storage.join(self.run, ERROR)
+            if storage.exists(error):
+                raise UserError(storage.read_json(error)["error"]) from None
             raise
 
+    def _task(self, config: dict[str, Any]) -> None:
+        launch = self.job.launch
+        ray.get(
+            ray.remote(_alone)
+            .options(
+                num_cpus=launch.cpus_per_worker,
+                num_gpus=launch.gpus_per_worker,
+                max_retries=launch.max_failures,
+                max_calls=1,  # a process a lane: nothing of it is left to the next
+            )
+            .remote(config)
+        )
 
-def _work(config: dict[str, Any]) -> None:
-    """What every Ray Train worker runs."""
+    def _group(self, config: dict[str, Any], workers: int) -> None:
+        gpus = self.job.launch.gpus_per_worker
+        resources = {"CPU": self.job.launch.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
+        trainer = ray.train.torch.TorchTrainer(
+            _together,
+            train_loop_config=config,
+            torch_config=ray.train.torch.TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=workers, use_gpu=bool(gpus), resources_per_worker=resources
+            ),
+            run_config=ray.train.RunConfig(
+                # a name that Ray has seen resumes its own state silently: always a new one
+                name=f"{self.job.name}-{uuid.uuid4().hex[:8]}",
+                storage_path=self.scratch,
+                failure_config=ray.train.FailureConfig(max_failures=self.job.launch.max_failures),
+            ),
+        )
+        trainer.fit()
+
+
+def _alone(config: dict[str, Any]) -> None:
+    """A lane of one worker."""
+    with group_of_one() as device:
+        _work(config, device)
+
+
+def _together(config: dict[str, Any]) -> None:
+    """What every worker of a lane of several runs."""
+    _work(config, ray.train.torch.get_device())
+
+
+def _work(config: dict[str, Any], device: Any) -> None:
     job, run = Job.model_validate(config["job"]), config["run"]
     if storage.exists(storage.join(run, ERROR)):
         return  # a retry cannot mend the user's input
     try:
-        train(job, run, device=ray.train.torch.get_device())
+        train_lane(job, run, lane=config["lane"], device=device)
     except UserError as error:
         write_error(run, error)
         raise
 
 
-def _outcome(run: str) -> dict[str, Any]:
-    if storage.exists(storage.join(run, ERROR)):
-        raise UserError(storage.read_json(storage.join(run, ERROR))["error"])
-    return storage.read_json(storage.join(run, METRICS))
-
-
 @contextlib.contextmanager
-def _following(run: str, echo: Echo | None) -> Iterator[None]:
-    """Echo the run's events while the workers write them."""
+def _following(run: str, lanes: tuple[str, ...], echo: Echo | None) -> Iterator[None]:
+    """Echo the lanes' events while the workers write them."""
     ended = threading.Event()
-    thread = threading.Thread(target=_follow, args=(run, echo, ended), daemon=True)
+    thread = threading.Thread(target=_follow, args=(run, lanes, echo), kwargs={"ended": ended}, daemon=True)
     if echo:
         thread.start()
     try:
@@ -132,15 +188,19 @@ def _following(run: str, echo: Echo | None) -> Iterator[None]:
             thread.join()
 
 
-def _follow(run: str, echo: Echo, ended: threading.Event) -> None:
-    path, seen = storage.join(run, LANE, "events.jsonl"), 0
-    if storage.exists(path):
-        seen = len(storage.read_bytes(path).splitlines())
+def _follow(run: str, lanes: tuple[str, ...], echo: Echo, *, ended: threading.Event) -> None:
+    paths = [storage.join(lane_folder(run, lane), "events.jsonl") for lane in lanes]
+    seen = {path: len(_lines(path)) for path in paths}
     last = False
     while not last:
         last = ended.wait(1.0)
-        lines = storage.read_bytes(path).split(b"\n")[:-1] if storage.exists(path) else []
-        for line in lines[seen:]:
-            if shown := line_of(json.loads(line)):
+        for path in paths:
+            lines = _lines(path)
+            for shown in filter(None, (line_of(json.loads(line)) for line in lines[seen[path] :])):
                 echo(shown)
-        seen = len(lines)
+            seen[path] = len(lines)
+
+
+def _lines(path: str) -> list[bytes]:
+    """The whole lines of a file, none if there is no file yet."""
+    return storage.read_bytes(path).split(b"\n")[:-1] if storage.exists(path) else []

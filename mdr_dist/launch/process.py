@@ -13,14 +13,15 @@ import torch.distributed as dist
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from mdr_dist import storage
-from mdr_dist.checkpoint.checkpoint import Checkpoints
 from mdr_dist.checkpoint.export import Form, export, load_export
 from mdr_dist.config import Job, load_yaml, validated
 from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import UserError
 from mdr_dist.eval.evaluate import evaluate
 from mdr_dist.stage import Slice
-from mdr_dist.train.run import JOB, LANE, Echo, attempt, build_trainer, check, open_run, plan_of, train
+from mdr_dist.tables import build_tables
+from mdr_dist.train.lane import Echo, train
+from mdr_dist.train.run import JOB, attempt, check, open_run, outputs, plan_of
 
 
 def train_here(job: Job, runs: str, *, echo: Echo | None = None) -> tuple[str, dict[str, Any]]:
@@ -32,15 +33,20 @@ def train_here(job: Job, runs: str, *, echo: Echo | None = None) -> tuple[str, d
 
 
 def evaluate_run(run: str, *, dataset: str = "", split: str = "test") -> dict[str, Any]:
-    """Measure a run's newest checkpoint on a split of its data set, or of another with the same schema."""
+    """Measure a run's newest state on a split of its data set, or of another with the same schema."""
     job = _job_of(run)
     if dataset:
         job = job.model_copy(update={"data": job.data.model_copy(update={"path": dataset})})
-    number = _newest(run)
+    plan = plan_of(job)
+    saved = outputs(run, plan, job)
     with group_of_one() as device:
-        trainer = build_trainer(job, plan_of(job), run=run, device=device)
-        trainer.restore(number)
-        return trainer.measure(Slice(split=split))
+        method = plan.method.to(device)
+        method.load_state_dict(saved.dense())
+        tables = build_tables(method.tables(), plan.stages, config=job.tables, device=device, seed=job.train.seed)
+        saved.load(tables, tables.specs)
+        return evaluate(
+            method, tables, source=plan.source(job), slice_=Slice(split=split), device=device, config=job.eval
+        )
 
 
 def evaluate_export(path: str, *, dataset: str = "", split: str = "test") -> dict[str, Any]:
@@ -50,15 +56,16 @@ def evaluate_export(path: str, *, dataset: str = "", split: str = "test") -> dic
     opened = Dataset.open(data.path)
     if opened.schema.fingerprint != method.schema.fingerprint:
         raise UserError(f"{data.path}: prepared with another schema than the export {path}; its ids mean other things")
-    source = Source(opened, data, seed=job.train.seed)
-    return evaluate(method, tables, source=source, slice_=Slice(split=split), device=torch.device("cpu"))
+    source = Source(opened, data, seed=job.train.seed, active=method.active)
+    cpu = torch.device("cpu")
+    return evaluate(method, tables, source=source, slice_=Slice(split=split), device=cpu, config=job.eval)
 
 
 def export_run(run: str, out: str, *, form: Form) -> dict[str, Any]:
-    """Export a run's newest checkpoint; the manifest."""
+    """Export a run's newest state; the manifest."""
     job = _job_of(run)
-    checkpoints, number = Checkpoints(storage.join(run, LANE, "checkpoints")), _newest(run)
-    return export(checkpoints, number, out=out, method=plan_of(job).method, job=job, form=form)
+    plan = plan_of(job)
+    return export(outputs(run, plan, job), out=out, method=plan.method, job=job, form=form)
 
 
 def _job_of(run: str) -> Job:
@@ -66,13 +73,6 @@ def _job_of(run: str) -> Job:
     if not storage.exists(path):
         raise UserError(f"{run}: not a run (no {JOB}) and not an export (no manifest.json)")
     return validated(Job, load_yaml(path), where=path)
-
-
-def _newest(run: str) -> int:
-    numbers = Checkpoints(storage.join(run, LANE, "checkpoints")).numbers()
-    if not numbers:
-        raise UserError(f"{run}: the run has no finished checkpoint yet; train it first")
-    return numbers[-1]
 
 
 @contextmanager

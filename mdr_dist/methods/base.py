@@ -29,6 +29,8 @@ class Method(nn.Module):
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     task: ClassVar[Literal["rank", "retrieve", "rate"]] = "rank"  # what evaluation measures
+    # batches bring the dense feature `active` [B, K]: 1 where the row's user has positive training rows in a domain
+    active: ClassVar[bool] = False
 
     def __init__(self, config: MethodConfig, schema: Schema) -> None:
         super().__init__()
@@ -40,6 +42,18 @@ class Method(nn.Module):
 
     def score(self, rows: Rows, batch: Batch) -> Tensor:
         """[B] what ranks; for `task="rank"` the logit of the label."""
+        raise NotImplementedError
+
+    def user_vector(self, rows: Rows, batch: Batch) -> Tensor:
+        """[B, D] of a method with `task="retrieve"`: what each row's user seeks in the row's domain."""
+        raise NotImplementedError
+
+    def item_vector(self, rows: Rows, batch: Batch) -> Tensor:
+        """[B, D] of a method with `task="retrieve"`: each row's item in the row's domain.
+
+        The inner product of a user's and an item's vector ranks the item for the user. Each depends on its own row
+        alone; the other side's features in that row are another row's, those of drawn negatives the item's own.
+        """
         raise NotImplementedError
 
     def losses(self, rows: Rows, batch: Batch) -> Losses:

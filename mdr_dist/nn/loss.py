@@ -1,6 +1,6 @@
 """Losses over a batch's rows. Each is a scalar whose average over processes is its value on the global batch.
 
-Rows of weight 0 count nowhere. Shape letters: B rows, D width, K domains.
+Rows of weight 0 count nowhere. Shape letters: B rows, N rows of the global batch, D width, K domains.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mdr_dist.batch import Batch
+from mdr_dist.batch import Batch, world_size
 
 Over = Literal["domains", "rows"]
 
@@ -34,3 +34,26 @@ def l2(rows: Iterable[Tensor], batch: Batch) -> Tensor:
     the one vector it was pooled to.
     """
     return batch.mean(torch.stack([row_BD.square().sum(1) for row_BD in rows]).sum(0))
+
+
+def bpr(gap_B: Tensor, batch: Batch) -> Tensor:
+    """Bayesian personalized ranking: the mean of softplus(-gap) over the rows with a positive label.
+
+    `gap` is the score of the row's item less that of an item drawn as its negative (Rendle et al., UAI 2009).
+    """
+    weight_B = batch.weight * (batch.label > 0.5)
+    count = batch.total(weight_B.sum()).clamp(min=1.0)
+    return (functional.softplus(-gap_B) * weight_B).sum() * (world_size() / count)
+
+
+def contrast(one_BD: Tensor, two_BD: Tensor, *, batch: Batch, temperature: float) -> Tensor:
+    """Each row's two vectors must find each other among those of all rows of the global batch, by cosine.
+
+    The mean over rows of the cross-entropy of both directions, halved (NT-Xent between two views).
+    """
+    one_BD, two_BD = functional.normalize(one_BD, dim=1), functional.normalize(two_BD, dim=1)
+    own_B, loss_B = batch.position.clamp(min=0), torch.zeros_like(batch.weight)
+    for mine_BD, others_BD in ((one_BD, two_BD), (two_BD, one_BD)):
+        cosine_BN = mine_BD @ batch.whole(others_BD).T
+        loss_B = loss_B + functional.cross_entropy(cosine_BN / temperature, own_B, reduction="none") / 2
+    return batch.mean(loss_B)

@@ -16,7 +16,7 @@ class MLP(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], *, dropout: float = 0.0) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_linear(i, o) for i, o in pairwise(widths))
+        self.layers = nn.ModuleList(linear(i, o) for i, o in pairwise(widths))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BI: Tensor) -> Tensor:
@@ -26,7 +26,8 @@ class MLP(nn.Module):
         return x_BI
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear:
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer, its weights at their start."""
     layer = nn.Linear(inputs, outputs)
     start(layer.weight, layer.bias)
     return layer

@@ -22,18 +22,32 @@ from mdr_dist.errors import UserError
 from mdr_dist.stage import TableSpec
 from mdr_dist.tables.shard import stored_dim
 
-Key = tuple[str, ...]  # the features that a key is made of
+Block = tuple[int, int] | None  # of a table with `start`: its first id and its rows
+Key = tuple[tuple[str, ...], Block]  # the features that a key is made of
 
 
-def column(batch: Batch, feature: str, table: str) -> Tensor | Ragged:
-    """A feature's ids in a batch, [B] or a list; a `UserError` names a feature that is not there."""
+def column(batch: Batch, feature: str, spec: TableSpec) -> Tensor | Ragged:
+    """A feature's rows of a table, [B] or a list; a `UserError` names a feature that is not there."""
     found = batch.ids.get(feature)
     if found is None:
         found = batch.lists.get(feature)
     if found is None:
         has = ", ".join(sorted({*batch.ids, *batch.lists}))
-        raise UserError(f"table {table!r} looks up feature {feature!r}, which batches lack; they have {has}")
-    return found
+        raise UserError(f"table {spec.name!r} looks up feature {feature!r}, which batches lack; they have {has}")
+    block = _block(spec)
+    if block is None:
+        return found
+    return _within(found, block) if isinstance(found, Tensor) else Ragged(_within(found.values, block), found.lengths)
+
+
+def _block(spec: TableSpec) -> Block:
+    return None if spec.start is None else (spec.start, spec.rows)
+
+
+def _within(ids: Tensor, block: tuple[int, int]) -> Tensor:
+    """The ids' places in a block, 0 for those outside."""
+    place = ids - block[0]
+    return place.masked_fill_((place < 0) | (place >= block[1]), 0)
 
 
 class Lookup:
@@ -47,8 +61,8 @@ class Lookup:
     def __init__(self, specs: list[TableSpec], *, folds: int) -> None:
         self._specs, self._folds = specs, folds
         self._flat = specs[0].pool == "none"
-        self._of = {s.name: [s.features] if self._flat else [(f,) for f in s.features] for s in specs}
-        self._reader = {key: name for name, keys in reversed(self._of.items()) for key in keys}  # its first table
+        self._of = {spec.name: self._keys_of(spec) for spec in specs}
+        self._reader = {key: spec for spec in reversed(specs) for key in self._of[spec.name]}  # its first table
         self._keys = list(dict.fromkeys(key for keys in self._of.values() for key in keys))
         self._names = [name for key in self._keys for name in self._parts(key)]
         self._ones = torch.ones(0, dtype=torch.int64)
@@ -71,7 +85,7 @@ class Lookup:
 
     def jagged(self, batch: Batch) -> KeyedJaggedTensor:
         """The batch's ids in our own key order, whatever order the batch has: torchrec freezes the first it sees."""
-        columns = [[column(batch, feature, self._reader[key]) for feature in key] for key in self._keys]
+        columns = [[column(batch, feature, self._reader[key]) for feature in key[0]] for key in self._keys]
         values = [ids if isinstance(ids, Tensor) else ids.values for key in columns for ids in key]
         size = self._size(batch, columns)
         lengths = [part for key in columns for part in self._lengths(key, size, like=batch.domain)]
@@ -88,8 +102,8 @@ class Lookup:
         for spec in self._specs:
             for key in self._of[spec.name]:
                 bags = self._bags(parts, key, spec)
-                sizes = [_entries(column(batch, f, spec.name)) if self._flat else len(batch) for f in key]
-                for feature, row in zip(key, _cut(bags, sizes), strict=True):
+                sizes = [_entries(column(batch, f, spec)) if self._flat else len(batch) for f in key[0]]
+                for feature, row in zip(key[0], _cut(bags, sizes), strict=True):
                     rows[f"{spec.name}.{feature}"] = _mean(row, batch, feature) if spec.pool == "mean" else row
         return rows
 
@@ -100,8 +114,14 @@ class Lookup:
         bags = found[0] if len(found) == 1 else torch.cat(found)
         return bags if stored_dim(spec.dim) == spec.dim else _FirstCopy.apply(bags, spec.dim)
 
+    def _keys_of(self, spec: TableSpec) -> list[Key]:
+        together = [spec.features] if self._flat else [(feature,) for feature in spec.features]
+        return [(features, _block(spec)) for features in together]
+
     def _parts(self, key: Key) -> list[str]:
-        return [f"{'+'.join(key)}#{fold}" for fold in range(self._folds)]
+        features, block = key
+        name = "+".join(features) + (f"[{block[0]}:{block[0] + block[1]}]" if block else "")
+        return [f"{name}#{fold}" for fold in range(self._folds)]
 
     def _size(self, batch: Batch, columns: list[list[Tensor | Ragged]]) -> int:
         """S: as many bags for every key in every process, a multiple of the folds; missing ones are empty."""

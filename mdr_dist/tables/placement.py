@@ -49,7 +49,6 @@ def plan(specs: tuple[TableSpec, ...], config: TablesConfig, *, world_size: int,
     A device has room for `device_gb`; without that, for most of a GPU's memory, and on CPU without limit.
     """
     by_name = _named(specs)
-    _check_patterns(config, by_name)
     room = _room(config, device)
     models = {spec.name: by_name.get(spec.like, spec) for spec in specs}
     wanted: dict[str, Placement] = {name: _wanted(model, config) for name, model in models.items()}
@@ -79,8 +78,9 @@ def plan(specs: tuple[TableSpec, ...], config: TablesConfig, *, world_size: int,
         chosen |= {name: "row_wise" for name in chosen if models[name] is models[largest.table]}
 
 
-def check_features(specs: tuple[TableSpec, ...], schema: Schema) -> None:
-    """Refuse, by a `UserError`, a table that looks up floats or has fewer rows than one of its features has ids."""
+def check_tables(specs: tuple[TableSpec, ...], config: TablesConfig, schema: Schema) -> None:
+    """Refuse, by a `UserError`, a placement of no table, and a table that looks up floats or has too few rows."""
+    _check_patterns(config, _named(specs))
     known = {feature.name: feature for feature in schema.features}
     for spec in specs:
         for name in spec.features:
@@ -89,7 +89,7 @@ def check_features(specs: tuple[TableSpec, ...], schema: Schema) -> None:
                 continue
             if feature.kind == "dense":
                 raise UserError(f"table {spec.name!r} looks up feature {name!r}, which is dense: it has no ids")
-            if feature.rows > spec.rows:
+            if feature.rows > spec.rows and spec.start is None:
                 raise UserError(
                     f"table {spec.name!r} has {spec.rows:,} rows, but its feature {name!r} has {feature.rows:,} ids"
                 )

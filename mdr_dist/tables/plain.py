@@ -32,6 +32,7 @@ class PlainTables(nn.Module):
         self._weights = nn.ParameterDict({spec.name: nn.Parameter(torch.zeros(spec.rows, spec.dim)) for spec in specs})
         self._states: dict[str, State] = {}
         self._trained: tuple[str, ...] = ()
+        self._read = tuple(self.specs)
 
     @classmethod
     def build(
@@ -55,10 +56,11 @@ class PlainTables(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Rows by "table.feature": [B, dim], or [T, dim] for an unpooled list."""
-        return {f"{s.name}.{f}": self._look_up(s, f, batch) for s in self.specs.values() for f in s.features}
+        read = [self.specs[name] for name in self._read]
+        return {f"{spec.name}.{f}": self._look_up(spec, f, batch) for spec in read for f in spec.features}
 
     def _look_up(self, spec: TableSpec, feature: str, batch: Batch) -> Tensor:
-        weight, ids = self._weights[spec.name], column(batch, feature, spec.name)
+        weight, ids = self._weights[spec.name], column(batch, feature, spec)
         if isinstance(ids, Tensor):
             return functional.embedding(ids, weight)
         if spec.pool == "none":
@@ -67,8 +69,9 @@ class PlainTables(nn.Module):
         return functional.embedding_bag(ids.values, weight, offsets, mode=spec.pool)
 
     def start_stage(self, stage: Stage) -> None:
-        """Only the tables that the stage trains move from now on."""
+        """Only the tables that the stage trains move from now on, and only those that it reads are looked up."""
         self._trained = tuple(name for name in self._states if matches(name, stage.train))
+        self._read = tuple(name for name in self.specs if matches(name, stage.read))
 
     def step(self) -> None:
         """Step the trained tables by their gradients, averaged over processes, and forget these."""

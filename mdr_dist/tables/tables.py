@@ -37,24 +37,28 @@ class Tables(nn.Module):
         self.parts = nn.ModuleList(self._parts)
         self._order = [f"{spec.name}.{feature}" for spec in specs for feature in spec.features]
         self._trained: set[int] = set()
+        self._read = set(map(id, self._parts))
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Rows by "table.feature", in the order declared: [B, dim], or [T, dim] for an unpooled list.
 
         Differentiable once. All processes call it alike, and either all or none go backward through a collection.
-        Rows of tables that the current stage does not train carry no graph.
+        Of the tables only those that the current stage reads; before any stage, all. Rows of tables that it does not
+        train carry no graph.
         """
         rows: dict[str, Tensor] = {}
-        for part in self._parts:
+        for part in (part for part in self._parts if id(part) in self._read):
             with torch.set_grad_enabled(torch.is_grad_enabled() and id(part) in self._trained):
                 rows |= part(batch)
-        return {key: rows[key] for key in self._order}
+        return {key: rows[key] for key in self._order if key in rows}
 
     def start_stage(self, stage: Stage) -> None:
         """Only the tables that the stage trains move from now on; `ValueError` if they were not grouped for it."""
         self._trained = {id(self._owner[name]) for name in self.specs if matches(name, stage.train)}
+        self._read = {id(self._owner[name]) for name in self.specs if matches(name, stage.read)}
         for name, part in self._owner.items():
-            if (id(part) in self._trained) != matches(name, stage.train):
+            now = (id(part) in self._trained, id(part) in self._read)
+            if now != (matches(name, stage.train), matches(name, stage.read)):
                 raise ValueError(f"stage {stage.name!r} is not among those that the tables were built for")
         for part in self._parts:
             if isinstance(part, PlainTables):
@@ -102,9 +106,9 @@ def build_tables(
 ) -> Tables:
     """Sharded tables at their start, in every process of the group alike; `UserError` where a placement cannot be."""
     placed = {row.table: row for row in plan(specs, config, world_size=world_size(), device=device.type)}
-    groups: dict[tuple[object, ...], list[TableSpec]] = {}
+    groups: dict[tuple[Any, ...], list[TableSpec]] = {}
     for spec in specs:
-        signature = tuple(matches(spec.name, stage.train) for stage in stages)
+        signature = tuple((matches(spec.name, stage.train), matches(spec.name, stage.read)) for stage in stages)
         key = (placed[spec.name].kernel, spec.features if spec.pool == "none" else None, signature)
         groups.setdefault(key, []).append(spec)
     parts: list[tuple[tuple[str, ...], Part]] = []
@@ -114,7 +118,9 @@ def build_tables(
             parts.append((names, PlainTables.build(tuple(members), stages, config=config, device=device, seed=seed)))
             continue
         with quiet():
-            collection = Collection(members, placed, config=config, trained=any(signature), device=device)  # type: ignore[arg-type]
+            collection = Collection(
+                members, placed, config=config, trained=any(train for train, _ in signature), device=device
+            )  # type: ignore[arg-type]
         collection.start(seed)
         parts.append((names, collection))
     return Tables(specs, parts)

@@ -49,9 +49,10 @@ class Monitor:
         if self._count >= self._every or progress.step >= self._steps:
             self._report(progress)
 
-    def validated(self, stage: Stage, progress: Progress, metrics: dict[str, Any]) -> None:
-        """The validation split was measured."""
-        self._write({"kind": "validate", "stage": stage.name, "metrics": metrics, **_place(progress)})
+    def validated(self, stage: Stage, progress: Progress, *, metrics: dict[str, Any], monitor: str) -> None:
+        """The validation split was measured, for the sake of the metric `monitor`."""
+        event = {"kind": "validate", "stage": stage.name, "monitor": monitor, "metrics": metrics}
+        self._write({**event, **_place(progress)})
 
     def started(self, progress: Progress) -> None:
         """The run starts, or goes on from a checkpoint."""
@@ -101,9 +102,9 @@ def line_of(event: dict[str, Any]) -> str:
             f"{event['rows_per_second']:,.0f} rows/s  {event['epoch_seconds_left']:.0f} s left in the epoch"
         )
     if event["kind"] == "validate":
-        measured = {name: values.get("auc") for name, values in event["metrics"].items()}
+        measured = {name: values.get(event["monitor"]) for name, values in event["metrics"].items()}
         shown = "  ".join(f"{name} {value:.4f}" for name, value in measured.items() if value is not None)
-        return f"{event['stage']} epoch {event['epoch']} validation auc  {shown}"
+        return f"{event['stage']} epoch {event['epoch']} validation {event['monitor']}  {shown}"
     return ""
 
 

@@ -1,14 +1,14 @@
-"""One run: a job made into method, tables, source and trainer, and its result.
+"""One run: a job checked, its lanes trained, their results put together.
 
-<runs>/<name>/  job.yaml  plan.json  metrics.json  lanes/<lane>/{events.jsonl, progress.json, checkpoints/}
+<runs>/<name>/  job.yaml  plan.json  metrics.json  lanes/<lane>/   (checkpoint/lanes.py)
                 error.json or error.txt if the last attempt failed
 """
 
 from __future__ import annotations
 
-import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,23 +17,20 @@ import torch
 import yaml
 
 from mdr_dist import catalog, storage
-from mdr_dist.batch import world_size
-from mdr_dist.checkpoint.checkpoint import Checkpoints, barrier, is_first
+from mdr_dist.checkpoint.lanes import RESULT, Outputs, lane_folder
 from mdr_dist.config import Job, load_yaml, validated
 from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import Fault, Stopped, UserError
+from mdr_dist.eval.evaluate import metric_names
+from mdr_dist.eval.metrics import combined
 from mdr_dist.methods.base import Method
-from mdr_dist.stage import Slice, Stage, lanes
-from mdr_dist.tables import build_tables, check_features
+from mdr_dist.stage import Lane, Slice, Stage, TableSpec, lanes
+from mdr_dist.tables import check_tables
 from mdr_dist.tables import plan as plan_tables
-from mdr_dist.train.dense import DenseOptimizers
-from mdr_dist.train.monitor import Monitor
-from mdr_dist.train.trainer import Trainer, held_out
+from mdr_dist.train.trainer import held_out, monitored
 
 JOB, PLAN, METRICS = "job.yaml", "plan.json", "metrics.json"
 ERROR, TRACEBACK = "error.json", "error.txt"  # why the last attempt failed: the user's line, or a fault of ours
-LANE = "lanes/main"
-Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -42,14 +39,55 @@ class Plan:
 
     dataset: Dataset
     method: Method
-    stages: tuple[Stage, ...]
+    lanes: dict[str, Lane]
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """All stages, lane by lane."""
+        return tuple(stage for lane in self.lanes.values() for stage in lane.stages)
+
+    @property
+    def last(self) -> tuple[Lane, ...]:
+        """The lanes that no other needs: they measure the run."""
+        needed = {name for lane in self.lanes.values() for name in lane.upstream}
+        return tuple(lane for name, lane in self.lanes.items() if name not in needed)
+
+    def specs(self, lane: Lane) -> tuple[TableSpec, ...]:
+        """The tables that a lane holds."""
+        return tuple(spec for spec in self.method.tables() if spec.name in lane.reads)
+
+    def source(self, job: Job, *, rank: int = 0, world: int = 1) -> Source:
+        """A worker's reader of the data set."""
+        seed = job.train.seed
+        return Source(self.dataset, job.data, seed=seed, rank=rank, world=world, active=self.method.active)
+
+    def identity(self, job: Job) -> dict[str, str]:
+        """Whose the checkpoints are."""
+        return {"method": str(job.method["name"]), "schema": self.dataset.schema.fingerprint}
+
+    @property
+    def test(self) -> Slice:
+        """What a run is measured on."""
+        return Slice(split="test" if "test" in self.dataset.schema.rows else "val")
+
+    def workers(self, workers: int) -> dict[str, int]:
+        """Lane → its workers of the run's: lanes that may run at the same time share them, each has one at least."""
+        depth: dict[str, int] = {}
+        for name, lane in self.lanes.items():
+            depth[name] = 1 + max((depth[above] for above in lane.upstream), default=0)
+        width = Counter(depth.values())
+        return {name: max(1, workers // width[depth[name]]) for name in self.lanes}
 
     def to_json(self, job: Job, *, workers: int, device: str) -> dict[str, Any]:
         """Stages, lanes and table placement, as `plan.json` holds them."""
         placed = plan_tables(self.method.tables(), job.tables, world_size=workers, device=device)
+        each = self.workers(workers)
         return {
             "stages": [
                 {"name": s.name, "lane": s.lane, "needs": list(s.needs), "train": list(s.train)} for s in self.stages
+            ],
+            "lanes": [
+                {"name": name, "after": list(lane.upstream), "workers": each[name]} for name, lane in self.lanes.items()
             ],
             "dense_parameters": sum(p.numel() for p in self.method.parameters()),
             "tables": [row.to_json() for row in placed],
@@ -59,15 +97,16 @@ class Plan:
 def check(job: Job) -> Plan:
     """Everything that can be wrong with a job, found before anything starts: a `UserError` says what."""
     plan = plan_of(job)
-    source = Source(plan.dataset, job.data, seed=job.train.seed)
+    source = plan.source(job)
     for stage in plan.stages:
         source.steps(stage.data)
         if job.train.eval_epochs:
+            monitored(stage, job.train, metric_names(plan.method, job.eval))
             source.rows(held_out(stage))
-    source.rows(_test(plan.dataset))
+    source.rows(plan.test)
     on_gpu = job.launch.gpus_per_worker or (not job.launch.workers and torch.cuda.is_available())
-    workers, device = max(job.launch.workers, 1), "cuda" if on_gpu else "cpu"
-    plan_tables(plan.method.tables(), job.tables, world_size=workers, device=device)
+    for name, workers in plan.workers(max(job.launch.workers, 1)).items():
+        plan_tables(plan.specs(plan.lanes[name]), job.tables, world_size=workers, device="cuda" if on_gpu else "cpu")
     return plan
 
 
@@ -78,14 +117,8 @@ def plan_of(job: Job) -> Plan:
         dataset.schema.domain_index(name)
     method = catalog.build(job.method, dataset.schema, seed=job.train.seed)
     dense = tuple(name for name, _ in method.named_parameters())
-    plan = lanes(method.stages(), method.tables(), dense)
-    stages = tuple(stage for members in plan.values() for stage in members)
-    check_features(method.tables(), dataset.schema)
-    return Plan(dataset, method, stages)
-
-
-def _test(dataset: Dataset) -> Slice:
-    return Slice(split="test" if "test" in dataset.schema.rows else "val")
+    check_tables(method.tables(), job.tables, dataset.schema)
+    return Plan(dataset, method, lanes(method.stages(), method.tables(), dense))
 
 
 def open_run(job: Job, runs: str) -> str:
@@ -149,73 +182,34 @@ def write_error(run: str, error: UserError) -> None:
     storage.write_json(storage.join(run, ERROR), {"error": str(error)})
 
 
-def train(job: Job, run: str, *, device: torch.device, echo: Echo | None = None) -> dict[str, Any]:
-    """Train a job in this process of its group, to the end, and return `metrics.json`'s value.
-
-    Called by every process of the group alike; one without a process group is not supported (`launch` makes it).
-    """
-    finished = storage.join(run, METRICS)
-    done = _first_says(storage.exists(finished) if is_first() else False)
-    if done:
-        return storage.read_json(finished)
-    if job.train.threads:
-        torch.set_num_threads(job.train.threads)
-    plan = check(job)
-    if is_first():
-        storage.write_json(storage.join(run, PLAN), plan.to_json(job, workers=world_size(), device=device.type))
-    trainer = build_trainer(job, plan, run=run, device=device, echo=echo)
-    started = time.monotonic()
-    trainer.run()
-    result = result_of(job, plan, trainer=trainer, seconds=time.monotonic() - started)
-    if is_first():
-        storage.write_json(finished, result)
-    barrier()
-    return result
+def outputs(run: str, plan: Plan, job: Job) -> Outputs:
+    """The newest state of all lanes of a run; a `UserError` if one has none yet, or of another method or schema."""
+    found = Outputs(run, plan.lanes.values())
+    found.check(plan.identity(job))
+    return found
 
 
-def build_trainer(
-    job: Job, plan: Plan, *, run: str, device: torch.device, echo: Echo | None = None, make_tables: Any = build_tables
-) -> Trainer:
-    """The trainer of a checked job in this process; `make_tables` may put the unsharded twin in place."""
-    rank = torch.distributed.get_rank() if world_size() > 1 else 0
-    method = plan.method.to(device)
-    tables = make_tables(method.tables(), plan.stages, config=job.tables, device=device, seed=job.train.seed)
-    return Trainer(
-        method=method,
-        tables=tables,
-        source=Source(plan.dataset, job.data, seed=job.train.seed, rank=rank, world=world_size()),
-        checkpoints=Checkpoints(storage.join(run, LANE, "checkpoints")),
-        monitor=Monitor(storage.join(run, LANE), echo=echo, every=job.train.log_steps),
-        stages=plan.stages,
-        config=job.train,
-        make_dense=lambda stage: DenseOptimizers(method, stage, job.dense),
-        device=device,
-        identity={"method": str(job.method["name"]), "schema": plan.dataset.schema.fingerprint},
-    )
-
-
-def result_of(job: Job, plan: Plan, *, trainer: Trainer, seconds: float) -> dict[str, Any]:
-    """`metrics.json`: who, on what, how well on the test split, how fast."""
-    test = trainer.measure(_test(plan.dataset))
-    stepped = trainer.monitor.seconds_total
-    rows = trainer.monitor.rows_total
-    return {
+def finish(job: Job, run: str) -> dict[str, Any]:
+    """Put the results of all lanes, which must be done, together: `metrics.json`."""
+    plan = plan_of(job)
+    results = {name: storage.read_json(storage.join(lane_folder(run, name), RESULT)) for name in plan.lanes}
+    tests = [results[lane.name]["test"] for lane in plan.last]
+    trained = [result["train"] for result in results.values()]
+    rows, seconds = sum(part["rows"] for part in trained), sum(part["seconds"] for part in trained)
+    stepped = sum(part["step_seconds"] for part in trained)
+    result = {
         "method": job.method["name"],
         "dataset": plan.dataset.schema.name,
         "seed": job.train.seed,
-        "workers": world_size(),
+        "workers": max(result["workers"] for result in results.values()),
         "stages": [stage.name for stage in plan.stages],
-        "test": test,
+        "test": tests[0] if len(tests) == 1 else combined(tests, plan.dataset.schema.domains),
         "train": {
             "rows": rows,
             "seconds": round(seconds, 2),
             "rows_per_second": round(rows / stepped, 1) if stepped else None,
         },
+        "lanes": {name: {"workers": result["workers"], **result["train"]} for name, result in results.items()},
     }
-
-
-def _first_says(value: bool) -> bool:
-    said = [value]
-    if world_size() > 1:
-        torch.distributed.broadcast_object_list(said)
-    return said[0]
+    storage.write_json(storage.join(run, METRICS), result)
+    return result

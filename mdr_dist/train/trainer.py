@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mdr_dist.batch import Batch, world_size
 from mdr_dist.checkpoint.checkpoint import Checkpoints
-from mdr_dist.config import TrainConfig
+from mdr_dist.checkpoint.lanes import Outputs
+from mdr_dist.config import EvalConfig, TrainConfig
 from mdr_dist.data.source import Source
 from mdr_dist.errors import Stopped, UserError
 from mdr_dist.eval.evaluate import evaluate
@@ -29,12 +30,17 @@ from mdr_dist.train.monitor import Monitor
 from mdr_dist.train.progress import Progress
 from mdr_dist.train.step import train_step
 
-ERRORS = frozenset({"logloss", "mse", "rmse", "mae"})  # metrics that are better when lower
+LOSS = "loss"  # the monitor that is no metric
+ERRORS = frozenset({"logloss", "mse", "rmse", "mae", LOSS})  # metrics that are better when lower
 
 
 @dataclass(kw_only=True)
 class Trainer:
-    """Everything a lane needs, in one process of its group. `identity` says whose checkpoints these are."""
+    """Everything a lane needs, in one process of its group.
+
+    `identity` says whose checkpoints these are, `saves` which tables go into them; `upstream`, where the lane needs
+    others, is what those left.
+    """
 
     method: Method
     tables: Tables
@@ -46,6 +52,9 @@ class Trainer:
     make_dense: Callable[[Stage], DenseOptimizers]
     device: torch.device
     identity: dict[str, str]
+    saves: frozenset[str]
+    upstream: Outputs | None = None
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
         self.progress = Progress()
@@ -56,6 +65,7 @@ class Trainer:
         """Run what is left of the stages."""
         signal_before = self._listen()
         try:
+            self.inherit()
             resumed = self.restore(self.checkpoints.latest())
             self.monitor.started(self.progress)
             for index in range(self.progress.stage, len(self.stages)):
@@ -69,30 +79,37 @@ class Trainer:
             if signal_before is not None:
                 signal.signal(signal.SIGTERM, signal_before)
 
+    def inherit(self) -> None:
+        """Take up what the lanes upstream left: the start of this one, and all of what it reads and does not save."""
+        if self.upstream:
+            self.upstream.check(self.identity)
+            self.method.load_state_dict(self.upstream.dense())
+            self.upstream.load(self.tables, self.tables.specs)
+
     def restore(self, number: int | None) -> dict[str, Tensor]:
         """Take up a checkpoint; return the dense optimizer state for the stage it stands in."""
         if number is None:
             return {}
+        self.checkpoints.check(number, self.identity)
         saved = self.checkpoints.progress(number)
-        for key, mine in self.identity.items():
-            if saved["identity"][key] != mine:
-                theirs = saved["identity"][key]
-                raise UserError(
-                    f"{self.checkpoints.folder(number)}: checkpoint of {key} {theirs[:64]}, but this job's {key} is "
-                    f"{mine[:64]}; choose another run name"
-                )
         dense = self.checkpoints.dense(number)
         self.method.load_state_dict({n[6:]: t for n, t in dense.items() if n.startswith("model/")})
-        self.tables.load(lambda state: self.checkpoints.load_tables(number, state))
+        self.tables.load(lambda state: self.checkpoints.load_tables(number, self._own(state)))
         self.progress = Progress.from_json(saved["progress"])
         return {name[10:]: tensor for name, tensor in dense.items() if name.startswith("optimizer/")}
+
+    def _own(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The part of the tables' state that belongs into this lane's checkpoints."""
+        return {key: value for key, value in state.items() if key.rpartition("/")[0] in self.saves}
 
     def save(self, dense: DenseOptimizers | None) -> None:
         """Write a checkpoint of this moment."""
         tensors = {f"model/{n}": t for n, t in self.method.state_dict().items()}
         tensors |= {f"optimizer/{n}": t for n, t in (dense.state() if dense else {}).items()}
         progress = {"identity": self.identity, "world": world_size(), "progress": self.progress.to_json()}
-        self.checkpoints.save(self.progress.total, tables=self.tables.state(), dense=tensors, progress=progress)
+        self.checkpoints.save(
+            self.progress.total, tables=self._own(self.tables.state()), dense=tensors, progress=progress
+        )
         self.checkpoints.prune(self.config.keep, also=self.progress.best_at)
         self._saved_at = time.monotonic()
         self.monitor.saved(self.progress)
@@ -148,20 +165,40 @@ class Trainer:
             raise Stopped(f"stopped at step {self.progress.total} with a checkpoint; the same command goes on from it")
 
     def _validate(self, stage: Stage, dense: DenseOptimizers, *, patience: int) -> None:
-        metrics = self.measure(held_out(stage))
-        value = _gain(metrics["macro"], self.config.monitor, needed=patience > 0)
+        name = monitored(stage, self.config)
+        metrics = self.held_out_loss(stage) if name == LOSS else self.measure(held_out(stage))
+        value = _gain(metrics["macro"], name, needed=patience > 0)
         better = value > self.progress.best
         if better:
             self.progress = replace(self.progress, best=value, best_at=self.progress.total, stale=0)
         else:
             self.progress = replace(self.progress, stale=self.progress.stale + 1)
-        self.monitor.validated(stage, self.progress, metrics)
+        self.monitor.validated(stage, self.progress, metrics=metrics, monitor=name)
         if patience and better:
             self.save(dense)
 
+    @torch.no_grad()
+    def held_out_loss(self, stage: Stage) -> dict[str, Any]:
+        """`{"macro": {"<name>": …, "loss": …}}`: its losses on the `val` split of its data, and their weighted sum."""
+        sums: dict[str, float] = {}
+        count, training = 0, self.method.training
+        self.method.eval()
+        for batch in self.source.sweep(replace(stage.data, split="val")):
+            moved = batch.to(self.device)
+            for name, share in stage.loss(self.tables(moved), moved).items():
+                value = float(moved.total(share)) / world_size()
+                sums[name] = sums.get(name, 0.0) + value * batch.count
+            count += batch.count
+        self.method.train(training)
+        means = {name: total / count for name, total in sums.items()}
+        weighted = sum(stage.update.weights.get(name, 1.0) * mean for name, mean in means.items())
+        return {"macro": {**means, LOSS: weighted}}
+
     def measure(self, slice_: Slice) -> dict[str, Any]:
         """Metrics of a slice with the state as it is."""
-        return evaluate(self.method, self.tables, source=self.source, slice_=slice_, device=self.device)
+        return evaluate(
+            self.method, self.tables, source=self.source, slice_=slice_, device=self.device, config=self.evaluation
+        )
 
     def _leave(self, stage: Stage, dense: DenseOptimizers) -> None:
         patience = self.config.patience if stage.until.patience is None else stage.until.patience
@@ -185,9 +222,17 @@ class Trainer:
             return None
 
 
+def monitored(stage: Stage, config: TrainConfig, known: tuple[str, ...] = ()) -> str:
+    """The metric that a stage watches, or `loss`; a `UserError` if it is not among those `known`."""
+    name = stage.until.monitor or config.monitor
+    if known and name not in (*known, LOSS):
+        raise UserError(f"train.monitor: no metric {name!r}; there are: {', '.join((*known, LOSS))}")
+    return name
+
+
 def held_out(stage: Stage) -> Slice:
-    """What a stage is measured on while it trains."""
-    return stage.test or Slice(split="val")
+    """What a stage's metric is measured on while it trains."""
+    return Slice(split="val", domains=stage.data.domains)
 
 
 def _gain(metrics: dict[str, Any], name: str, *, needed: bool) -> float:

@@ -79,7 +79,7 @@ def test_parts_hold_the_rows_in_id_order(
     for spec in method.tables():
         assert torch.equal(tables.shards(spec.name)[0].tensor, state[f"tables/{spec.name}"])
     for name, value in method.state_dict().items():
-        assert torch.equal(value, state[f"model/{name}"])
+        assert torch.equal(value, state[f"{name}"])
 
 
 def test_vocabularies_map_ids_back(trained: tuple[Job, str], exported: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from mdr_dist import catalog
 from mdr_dist.config import Job
 from mdr_dist.data.synthetic import configure, synthesize
 from mdr_dist.launch.process import evaluate_export, evaluate_run, export_run, group_of_one
-from mdr_dist.stage import Slice, matches
+from mdr_dist.stage import Slice, lanes, matches
 from mdr_dist.tables import PlainTables, build_tables
-from mdr_dist.train.run import build_trainer, check
+from mdr_dist.train.lane import build_trainer
+from mdr_dist.train.run import check
 from support.groups import in_group
 from support.jobs import CPU, fixed_steps, full_table, largest_gap, losses, same_bits, small_job, train, weights
 
@@ -32,6 +34,7 @@ PLACED = (
     ("table_wise", "adam"),
 )
 STEPS = 50
+SEVERAL_LANES = {"cat_art", "smf"}  # what freezes in them is tested lane by lane
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +59,8 @@ def test_declares_itself(method: str, dataset: str) -> None:
     specs = plan.method.tables()
     assert len({spec.name for spec in specs}) == len(specs)
     features = {feature.name for feature in plan.dataset.schema.features}
-    assert {name for spec in specs for name in spec.features} <= features
+    looked_up = {name for spec in specs for name in spec.features if not name.startswith("negative_")}
+    assert looked_up <= features
     doc = inspect.getdoc(inspect.getmodule(catalog.find(method))) or ""
     for part in ("Paper", "Equation", "differs", "Shape letters"):
         assert part.lower() in doc.lower(), f"the docstring of {method} does not name: {part}"
@@ -67,37 +71,40 @@ def test_declares_itself(method: str, dataset: str) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_losses_are_named_finite_and_fall(method: str, finished: dict[str, tuple[Job, str]]) -> None:
-    steps = losses(finished[method][1])
-    assert all(math.isfinite(value) for step in steps for value in step.values())
-    target = "bce" if "bce" in steps[0] else next(iter(steps[0]))
-    first, last = ([step[target] for step in part] for part in (steps[:10], steps[-10:]))
-    assert sum(last) < sum(first)
+    job, run = finished[method]
+    for lane in check(job).lanes:
+        steps = losses(run, lane)
+        assert all(math.isfinite(value) for step in steps for value in step.values())
+        target = "bce" if "bce" in steps[0] else next(iter(steps[0]))
+        size = min(10, len(steps) // 2)
+        first, last = ([step[target] for step in part] for part in (steps[:size], steps[-size:]))
+        assert sum(last) < sum(first), f"{target} of lane {lane}"
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_resume_equals_uninterrupted(method: str, finished: dict[str, tuple[Job, str]], tmp_path: Path) -> None:
     job, run = finished[method]
-    whole = weights(run, job)
-    count = len(losses(run))
-    epoch = count // 2
-    for stop in (3, epoch, count - 2):
-        runs = str(tmp_path / str(stop))
+    whole, names = weights(run, job), list(check(job).lanes)
+    counts = {name: len(losses(run, name)) for name in names}
+    middle, last = names[len(names) // 2], names[-1]
+    for lane, stop in ((names[0], 3), (middle, counts[middle] // 2), (last, counts[last] - 2)):
+        runs = str(tmp_path / f"{lane}-{stop}")
         with group_of_one():
-            train(job, runs, stop_at=stop)
+            train(job, runs, stop_at=stop, lane=lane)
         with group_of_one():
-            assert same_bits(weights(train(job, runs), job), whole), f"stopped at step {stop}"
+            assert same_bits(weights(train(job, runs), job), whole), f"stopped at step {stop} of lane {lane}"
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in SEVERAL_LANES])
 def test_frozen_names_move_by_no_bit(method: str, dataset: str, tmp_path: Path) -> None:
     job = small_job(method, dataset, train={"epochs": 1})
     plan = check(job)
     names = tuple(spec.name for spec in plan.method.tables())
-    dense = tuple(name for name, _ in plan.method.named_parameters())
-    for number, trained in enumerate((names[:1] + dense, names, dense)):
-        stages = (replace(plan.stages[0], train=trained),)
+    dense = all_dense = tuple(name for name, _ in plan.method.named_parameters())
+    for number, trained in enumerate(filter(None, (names[:1] + dense, names, dense))):
+        frozen = lanes((replace(plan.stages[0], train=trained),), plan.method.tables(), all_dense)
         with group_of_one():
-            trainer = build_trainer(job, replace(plan, stages=stages), run=str(tmp_path / str(number)), device=CPU)
+            trainer = build_trainer(job, replace(plan, lanes=frozen), run=str(tmp_path / str(number)), device=CPU)
             before = _state(trainer)
             trainer.run()
             after = _state(trainer)
@@ -105,6 +112,21 @@ def test_frozen_names_move_by_no_bit(method: str, dataset: str, tmp_path: Path) 
         assert moved
         assert all(matches(name, trained) for name in moved)
         assert {name for name in moved if name in names} == set(names) & set(trained)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_lane_moves_what_it_trains_and_nothing_else(method: str, finished: dict[str, tuple[Job, str]]) -> None:
+    """Every lane's newest checkpoint against its start: what the lanes upstream left."""
+    job, run = finished[method]
+    plan = check(job)
+    for lane in plan.lanes.values():
+        with group_of_one():
+            trainer = build_trainer(job, plan, run=run, lane=lane.name, device=CPU)
+            trainer.inherit()
+            before = _state(trainer)
+            trainer.restore(trainer.checkpoints.latest())
+            after = _state(trainer)
+        assert {name for name in before if not torch.equal(before[name], after[name])} == set(lane.writes)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -119,21 +141,14 @@ def test_export_gives_the_same_scores(
 
 @pytest.mark.parametrize("method", METHODS)
 def test_evaluation_does_not_depend_on_the_batch(
-    method: str, finished: dict[str, tuple[Job, str]], dataset: str
+    method: str, finished: dict[str, tuple[Job, str]], tmp_path: Path
 ) -> None:
     job, run = finished[method]
-    other = job.model_copy(update={"data": job.data.model_copy(update={"batch": 37})})
-    with group_of_one():
-        trainer = build_trainer(other, check(other), run=run, device=CPU)
-        trainer.restore(trainer.checkpoints.latest())
-        # a score may round differently in a batch of another size, and so make or break one user's tie
-        assert_close(trainer.measure(Slice(split="test")), evaluate_run_in_group(job, run), 1e-6, ties=2e-3)
-
-
-def evaluate_run_in_group(job: Job, run: str) -> dict[str, Any]:
-    trainer = build_trainer(job, check(job), run=run, device=CPU)
-    trainer.restore(trainer.checkpoints.latest())
-    return trainer.measure(Slice(split="test"))
+    other = tmp_path / "run"
+    shutil.copytree(run, other)
+    (other / "job.yaml").write_text((other / "job.yaml").read_text().replace(f"batch: {job.data.batch}", "batch: 37"))
+    # a score may round differently in a batch of another size, and so make or break one user's tie
+    assert_close(evaluate_run(str(other)), evaluate_run(run), 1e-6, ties=2e-3)
 
 
 @pytest.fixture(scope="session")
@@ -152,28 +167,29 @@ def test_sharded_equals_unsharded(
     if isinstance(two, str):
         pytest.fail(two)
     one = _fixed_steps(_placed(method, dataset, "auto", optimizer), str(tmp_path), plain=True)
-    assert len(one["losses"]) == STEPS
+    assert len(one["losses"]) % STEPS == 0
     for ours, theirs in zip(one["losses"], two["losses"], strict=True):
         assert ours.keys() == theirs.keys()
         # a covariance summed over 4096 rows is in the hundreds: 1e-5 of its size
         assert theirs == pytest.approx(ours, rel=1e-5, abs=1e-5)
     assert largest_gap(one["state"], two["state"]) < 1e-5
-    assert_close(one["test"], two["test"], 1e-3)
+    for ours, theirs in zip(one["test"], two["test"], strict=True):
+        assert_close(ours, theirs, 1e-3, ties=1e-2)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_two_one_two_workers(method: str, finished: dict[str, tuple[Job, str]], tmp_path: Path) -> None:
     job, run = finished[method]
-    runs = str(tmp_path)
-    in_group(2, _train_and_stop, job, runs, 16)
+    runs, lane = str(tmp_path), list(check(job).lanes)[-1]
+    in_group(2, _train_and_stop, job, runs, 16 if lane == "main" else 1, lane)
     with group_of_one():
-        train(job, runs, stop_at=len(losses(run)) // 2 + 3)
+        train(job, runs, stop_at=len(losses(run, lane)) // 2 + 3, lane=lane)
     ended = in_group(2, train, job, runs)[0]
     assert largest_gap(weights(ended, job), weights(run, job)) < 1e-5
 
 
-def _train_and_stop(job: Job, runs: str, stop_at: int) -> str:
-    return train(job, runs, stop_at=stop_at)
+def _train_and_stop(job: Job, runs: str, stop_at: int, lane: str) -> str:
+    return train(job, runs, stop_at=stop_at, lane=lane)
 
 
 def _placed(method: str, dataset: str, placement: str, optimizer: str) -> Job:
@@ -193,11 +209,20 @@ def _all_sharded(dataset: str, runs: str) -> dict[tuple[str, str, str], dict[str
 
 
 def _fixed_steps(job: Job, run: str, *, plain: bool) -> dict[str, Any]:
-    """STEPS steps; the losses averaged over processes, full tables and dense tensors, and the test metrics."""
-    make = PlainTables.build if plain else build_tables
-    trainer = build_trainer(job, check(job), run=run, device=CPU, make_tables=make)
-    taken = fixed_steps(trainer, STEPS)
-    return {"losses": taken, "state": _state(trainer), "test": trainer.measure(Slice(split="test"))}
+    """STEPS steps of every lane: losses averaged over processes, full tables and dense tensors, and test metrics."""
+    plan = check(job)
+    result: dict[str, Any] = {"losses": [], "state": {}, "test": []}
+    for lane in plan.lanes.values():
+        make = PlainTables.build if plain else build_tables
+        trainer = build_trainer(job, plan, run=run, lane=lane.name, device=CPU, make_tables=make)
+        trainer.inherit()
+        result["losses"] += fixed_steps(trainer, STEPS)
+        result["state"] |= _state(trainer)
+        if lane in plan.last:
+            result["test"].append(trainer.measure(Slice(split="test", domains=lane.domains)))
+        else:
+            trainer.save(None)
+    return result
 
 
 def _state(trainer: Any) -> dict[str, torch.Tensor]:
@@ -212,5 +237,5 @@ def assert_close(one: dict[str, Any], two: dict[str, Any], tolerance: float, *, 
         for name, value in values.items():
             other = two[domain][name]
             assert (value is None) == (other is None)
-            allowed = tolerance + ties * (name in ("auc", "gauc"))
+            allowed = tolerance + ties * (name != "logloss")
             assert value is None or abs(value - other) <= allowed, (domain, name, value, other)

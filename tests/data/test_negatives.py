@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from mdr_dist.config import DataConfig
-from mdr_dist.data import negatives as module
+from mdr_dist.data import interactions as module
 from mdr_dist.data import source as source_module
 from mdr_dist.data.negatives import Negatives, uniforms
 from mdr_dist.data.reader import Reader
@@ -197,26 +197,34 @@ def test_the_file_is_built_once_and_anew_for_other_data(tiny: Make, monkeypatch:
     data = tiny({("train", "books", -1): 40})
     built: list[str] = []
     build = module._build
-    monkeypatch.setattr(module, "_build", lambda r, g, folder: built.append(folder) or build(r, g, folder))
+    monkeypatch.setattr(module, "_build", lambda *a: built.append(a[-1]) or build(*a))
     for _ in range(2):
-        Negatives.open(Reader(data.dataset), domain=0)
+        Negatives.of_training(Reader(data.dataset), domain=0)
     assert len(built) == 1
-    assert sorted(os.listdir(built[0])) == ["DONE", "gaps.npy", "items.npy", "lock", "starts.npy", "users.npy"]
+    assert sorted(os.listdir(built[0])) == [
+        "DONE",
+        "gaps.npy",
+        "items.npy",
+        "lock",
+        "rows.npy",
+        "starts.npy",
+        "users.npy",
+    ]
     schema = os.path.join(data.path, "schema.json")
     os.utime(schema, (1, 1))  # written again: not the same data set
-    Negatives.open(Reader(data.dataset), domain=0)
+    Negatives.of_training(Reader(data.dataset), domain=0)
     assert len(set(built)) == 2
     os.remove(os.path.join(built[1], "DONE"))  # a worker was killed while it built
-    Negatives.open(Reader(data.dataset), domain=0)
+    Negatives.of_training(Reader(data.dataset), domain=0)
     assert built[2] == built[1]
 
 
 def test_workers_that_start_together_build_once(tiny: Make) -> None:
     data = tiny({("train", "books", -1): 40})
     code = (
-        "import sys; from mdr_dist.data import negatives as m; from mdr_dist.data.reader import Dataset, Reader\n"
-        "build = m._build; m._build = lambda *a: (print('built'), build(*a))\n"
-        "print(len(m.Negatives.open(Reader(Dataset.open(sys.argv[1])), domain=0).gaps))"
+        "import sys; from mdr_dist.data import interactions as m; from mdr_dist.data.reader import Dataset, Reader\n"
+        "build = m._build; m._build = lambda *a: print('built') or build(*a)\n"
+        "print(len(m.Interactions.open(Reader(Dataset.open(sys.argv[1])), domain=0).gaps))"
     )
     runs = [
         subprocess.Popen([sys.executable, "-c", code, data.path], stdout=subprocess.PIPE, text=True) for _ in range(3)
@@ -244,4 +252,4 @@ def test_users_that_are_not_numbered_are_refused(tiny: Make) -> None:
     huge = 2**62
     data = tiny({("train", "books", -1): 40}, change=lambda _, t: set_column(t, "user_key", [huge] * 40))
     with pytest.raises(UserError, match=rf"part-00000\.parquet: row group 0: column user_key: {huge} is not in \[0, "):
-        Negatives.open(Reader(data.dataset), domain=0)
+        Negatives.of_training(Reader(data.dataset), domain=0)

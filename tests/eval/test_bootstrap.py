@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from mdr_dist.eval.bootstrap import bootstrap_difference
+from mdr_dist.eval.bootstrap import bootstrap_difference, bootstrap_mean_difference, negative_transfer_verdict
 from mdr_dist.eval.metrics import auc, gauc
 
 
@@ -80,3 +80,32 @@ def test_row_order_does_not_matter(metric):
 def test_one_class_has_no_interval(metric):
     found = bootstrap_difference([0.1, 0.2], [0.2, 0.1], label=[1, 1], user=[1, 2], metric=metric, rounds=5)
     assert all(math.isnan(value) for value in found)
+
+
+def test_mean_difference_is_the_paired_bootstrap() -> None:
+    """Against a loop that draws users by `choice`; the two draws differ, so do the intervals a little."""
+    rng = np.random.default_rng(3)
+    b = rng.random(400)
+    a = b + rng.normal(0.02, 0.1, 400)
+    found = bootstrap_mean_difference(a, b, rounds=4000)
+    loop = [np.mean((a - b)[rng.choice(400, 400)]) for _ in range(4000)]
+    assert found.difference == pytest.approx(a.mean() - b.mean())
+    assert (found.low, found.high) == pytest.approx(np.quantile(loop, [0.025, 0.975]), abs=1e-3)
+    assert found.high - found.low < 0.025  # unpaired it would be some 0.08
+    assert bootstrap_mean_difference(a, b, rounds=50, seed=1) == bootstrap_mean_difference(a, b, rounds=50, seed=1)
+
+
+def test_verdicts() -> None:
+    zeros = np.zeros(50)
+    noise = np.random.default_rng(0).normal(0, 0.1, 50)
+    values = {"gain": noise + 1, "loss": noise - 1, "no difference": noise}
+    for verdict, value in values.items():
+        assert negative_transfer_verdict(bootstrap_mean_difference(value, zeros)) == verdict
+    assert negative_transfer_verdict(bootstrap_mean_difference(zeros, zeros)) == "no difference"
+    assert negative_transfer_verdict(bootstrap_mean_difference([], [])) == "no difference"
+
+
+def test_unequal_users_are_refused() -> None:
+    for a, b in (([0.1], [0.1, 0.2]), ([float("nan")], [0.1])):
+        with pytest.raises(ValueError, match="finite values of the same users"):
+            bootstrap_mean_difference(a, b)

@@ -20,6 +20,7 @@ import yaml
 
 from mdr_dist.config import Job
 from mdr_dist.data.synthetic import configure, synthesize
+from mdr_dist.launch.status import status_of
 from support.jobs import losses, same_bits, small_job, weights
 
 pytestmark = pytest.mark.slow
@@ -154,3 +155,44 @@ def test_a_fault_of_a_worker_keeps_its_traceback(job: Job, tmp_path: Path) -> No
     assert said.startswith("mdr: fault: ") and f"the traceback is in {path}\n" in said
     assert len(said.splitlines()) == 1
     assert "FloatingPointError: stage 'joint': loss " in path.read_text()
+
+
+def lane_pids(of: subprocess.Popen[bytes]) -> dict[int, psutil.Process]:
+    """The processes below a driver in which a lane of one worker runs."""
+    try:
+        below = psutil.Process(of.pid).children(recursive=True)
+        return {process.pid: process for process in below if "ray::_alone" in " ".join(process.cmdline())}
+    except psutil.Error:
+        return {}
+
+
+def test_lanes_side_by_side_with_two_of_them_killed(dataset: str, tmp_path: Path) -> None:
+    """One process killed while the first domains train, one in the last stage: the bits of an undisturbed run."""
+    train = {"epochs": 30, "eval_epochs": 10, "save_steps": 20}
+    job = small_job("cat_art", dataset, method={"patience": 0, "cat_patience": 0}, train=train)
+    calm, runs = tmp_path / "calm", tmp_path / "killed"
+    calm.mkdir()
+    runs.mkdir()
+    assert start(job, calm).wait(timeout=300) == 0, (calm / "stderr.txt").read_text()
+    process = start(job, runs)
+    lanes, together, killed = runs / job.name / "lanes", False, 0
+    for first in ("smf-", "art-"):
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline and process.poll() is None:
+            saved = [path.parent for path in lanes.glob(f"{first}*/checkpoints") if any(path.glob("*/DONE"))]
+            busy = [lane for lane in saved if not (lane / "result.json").exists()]
+            together |= len(busy) > 1
+            if busy and (pids := lane_pids(process)):
+                os.kill(min(pids), signal.SIGKILL)
+                killed += 1
+                break
+            time.sleep(0.002)
+    assert process.wait(timeout=300) == 0, (runs / "stderr.txt").read_text()
+    assert killed == 2
+    starts = {lane.name: (lane / "events.jsonl").read_text().count('"kind": "start"') for lane in lanes.iterdir()}
+    assert sum(count > 1 for name, count in starts.items() if name.startswith("smf-")) == 1
+    assert sum(count > 1 for name, count in starts.items() if name.startswith("art-")) == 1
+    assert together, "no two lanes ran at the same time"
+    assert same_bits(weights(str(runs / job.name), job), weights(str(calm / job.name), job))
+    status = status_of(str(runs / job.name))
+    assert status["lanes"]["cat"]["workers"] == 2 and status["lanes"]["smf-d0"]["workers"] == 1

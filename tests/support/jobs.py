@@ -12,21 +12,26 @@ import torch
 from torch import Tensor
 
 from mdr_dist.batch import world_size
-from mdr_dist.checkpoint.checkpoint import Checkpoints
+from mdr_dist.checkpoint.lanes import lane_folder
 from mdr_dist.config import Job
 from mdr_dist.errors import Stopped
 from mdr_dist.tables import read_table
-from mdr_dist.train.run import LANE, build_trainer, check, open_run
-from mdr_dist.train.run import train as train_run
+from mdr_dist.train.lane import build_trainer, train_lane
+from mdr_dist.train.lane import train as train_run
+from mdr_dist.train.run import check, open_run, outputs
 from mdr_dist.train.step import train_step
 from mdr_dist.train.trainer import Trainer
 
 # sizes at which a contract test takes seconds; a method that is not here runs at its defaults
 SMALL: dict[str, dict[str, Any]] = {
     "crocodile": {"dim": 8, "prior_dim": 8, "num_experts": 3, "experts": [16, 8], "towers": [8]},
+    "cat_art": {"dim": 8},
+    "cmf": {"dim": 8},
+    "smf": {"dim": 8},
     "shared_bottom": {"dim": 8, "bottom": [16, 8], "towers": [8]},
     "mmoe": {"dim": 8, "num_experts": 3, "experts": [16, 8], "gate_hidden": [8], "towers": [8]},
 }
+BATCH = {"cat_art": 32}  # it has a stage over users, of whom there are 60
 CPU = torch.device("cpu")
 
 
@@ -34,9 +39,10 @@ def small_job(method: str, dataset: str, /, **sections: dict[str, Any]) -> Job:
     """A job of a few seconds."""
     value: dict[str, Any] = {
         "name": f"{method}-test",
-        "data": {"path": dataset, "batch": 64},
+        "data": {"path": dataset, "batch": BATCH.get(method, 64)},
         "method": {"name": method, **SMALL.get(method, {})},
         "tables": {"lr": 0.05},
+        "eval": {"ks": [5, 10]},
         "train": {"epochs": 2, "threads": 1, "log_steps": 1, "save_minutes": 0},
     }
     for section, keys in sections.items():
@@ -44,15 +50,19 @@ def small_job(method: str, dataset: str, /, **sections: dict[str, Any]) -> Job:
     return Job.model_validate(value)
 
 
-def train(job: Job, runs: str, *, stop_at: int = 0) -> str:
-    """Train in this process of its group; with `stop_at`, ask by SIGTERM to stop after that step. The run's folder."""
+def train(job: Job, runs: str, *, stop_at: int = 0, lane: str = "main") -> str:
+    """Train in this process of its group; the run's folder. With `stop_at`, ask by SIGTERM to stop after that step of
+    the lane, those upstream of it done."""
     run = open_run(job, runs) if world_size() == 1 or torch.distributed.get_rank() == 0 else f"{runs}/{job.name}"
     if world_size() > 1:
         torch.distributed.barrier()
     if not stop_at:
         train_run(job, run, device=CPU)
         return run
-    trainer = build_trainer(job, check(job), run=run, device=CPU)
+    plan = check(job)
+    for above in plan.lanes[lane].upstream:
+        train_lane(job, run, lane=above, device=CPU)
+    trainer = build_trainer(job, plan, run=run, lane=lane, device=CPU)
     step = trainer.monitor.step
 
     def stopping(progress: Any, *args: Any, **kwargs: Any) -> None:
@@ -69,17 +79,16 @@ def train(job: Job, runs: str, *, stop_at: int = 0) -> str:
 
 
 def weights(run: str, job: Job) -> dict[str, Tensor]:
-    """Every table and dense tensor of a run's newest checkpoint."""
-    checkpoints = Checkpoints(f"{run}/{LANE}/checkpoints")
-    number = checkpoints.numbers()[-1]
-    tables = check(job).method.tables()
-    state = {f"tables/{spec.name}": read_table(checkpoints.folder(number), spec) for spec in tables}
-    return state | checkpoints.dense(number)
+    """Every table and dense tensor of a run's newest state."""
+    plan = check(job)
+    saved = outputs(run, plan, job)
+    state = {f"tables/{spec.name}": read_table(saved.folder(spec.name), spec) for spec in plan.method.tables()}
+    return state | saved.dense()
 
 
-def losses(run: str) -> list[dict[str, float]]:
-    """The losses of every step, in order."""
-    events = [json.loads(line) for line in (Path(run) / LANE / "events.jsonl").read_text().splitlines()]
+def losses(run: str, lane: str = "main") -> list[dict[str, float]]:
+    """The losses of every step of a lane, in order."""
+    events = [json.loads(line) for line in (Path(lane_folder(run, lane)) / "events.jsonl").read_text().splitlines()]
     return [event["losses"] for event in events if event["kind"] == "step"]
 
 

@@ -119,15 +119,16 @@ def build(settings: dict[str, Any], *, schema: Schema = SCHEMA, seed: int = 0) -
     return catalog.build(settings, schema, seed=seed).double()
 
 
-def gradients(settings: dict[str, Any], shares: list[Batch]) -> dict[str, Tensor]:
+def gradients(settings: dict[str, Any], shares: list[Batch], stage_name: str = "") -> dict[str, Tensor]:
     """Losses and gradients of dense parameters and whole tables, averaged over the processes of the group.
 
-    Process r takes share r. What one process makes of the whole batch is what all of them must make together.
+    Of the stage of that name, or the first one. Process r takes share r. What one process makes of the whole batch is
+    what all of them must make together.
     """
     batch = shares[dist.get_rank() if world_size() > 1 else 0]
     method = build(settings)
     tables = make_tables(method)
-    stage = method.stages()[0]
+    stage = next(stage for stage in method.stages() if stage_name in ("", stage.name))
     losses = stage.loss(look_up(method, tables, batch), batch)
     weighted_sum(stage.update, losses).backward()
     out = {f"loss/{name}": loss.detach() for name, loss in losses.items()}

@@ -19,9 +19,13 @@ SPECS = (
     TableSpec(name="tags", rows=20, dim=8, features=("tags",), pool="sum"),
     TableSpec(name="words", rows=30, dim=8, features=("words",), pool="none"),
     TableSpec(name="words_too", rows=30, dim=8, features=("words",), pool="none"),
-    # a list that stays one beside ids; rows stored several times over; fewer rows than processes
+    # a list that stays one beside ids; rows stored several times over
     TableSpec(name="sequence", rows=ROWS, dim=10, features=("item", "history"), pool="none"),
     TableSpec(name="bias", rows=ROWS, dim=1, features=("item", "history"), init=Init("normal", 0.1)),
+    # blocks of the item ids: the others read row 0
+    TableSpec(name="block0", rows=4, dim=8, features=("item",), start=0, init=Init("normal", 0.1)),
+    TableSpec(name="block1", rows=ROWS - 1, dim=8, features=("item", "history"), start=1, pool="mean"),
+    # fewer rows than processes
     TableSpec(name="one", rows=1, dim=8, features=("one",)),
     TableSpec(name="frozen", rows=ROWS, dim=8, features=("user",), init=Init("constant", 0.5)),
 )

@@ -82,3 +82,27 @@ def test_the_libraries_leave_logging_alone() -> None:
         assert own in logging.getLogger().handlers
     finally:
         logging.getLogger().removeHandler(own)
+
+
+def test_a_block_of_ids_holds_one_domain() -> None:
+    """Ids 3, 4, 5 are rows 0, 1, 2 of the block; those of other domains read its row 0."""
+    spec = TableSpec(name="mine", rows=3, dim=4, features=("user",), start=3)
+    batch = replace(batch_of(0, 0, 1), ids={"user": torch.tensor([3, 5, 2, 6, 0, 4])})
+    batch = replace(batch, domain=batch.domain[:6], weight=batch.weight[:6])
+    with group_of_one():
+        sharded = build_tables((spec,), (STAGE,), config=TablesConfig(), device=CPU, seed=1)
+        rows = sharded(batch)["mine.user"]
+        whole = full_table(sharded, "mine")
+    assert torch.equal(rows, whole[[0, 2, 0, 0, 0, 1]])
+
+
+def test_only_what_the_stage_reads_is_looked_up() -> None:
+    stage = replace(STAGE, train=("set0/*",), read=("set?/user",))
+    with group_of_one():
+        for tables in (
+            build_tables(SPECS, (STAGE, stage), config=TablesConfig(), device=CPU, seed=1),
+            PlainTables.build(SPECS, (STAGE, stage), config=TablesConfig(), device=CPU, seed=1),
+        ):
+            assert {key.partition(".")[0] for key in tables(batch_of(0, 0, 1))} == {spec.name for spec in SPECS}
+            tables.start_stage(stage)
+            assert set(tables(batch_of(0, 0, 1))) == {"set0/user.user", "set1/user.user"}

@@ -12,7 +12,7 @@ from mdr_dist.config import TablesConfig
 from mdr_dist.errors import UserError
 from mdr_dist.schema import Feature, Schema
 from mdr_dist.stage import TableSpec
-from mdr_dist.tables import check_features, plan
+from mdr_dist.tables import check_tables, plan
 from support.tables import ROWS, SPECS
 
 
@@ -22,7 +22,6 @@ from support.tables import ROWS, SPECS
         ({"placement": "column_wise"}, "rowwise_adagrad"),
         ({"placement": "column_wise", "optimizer": "sgd"}, "multiple of 12"),
         ({"optimizer": "adam", "max_dense_rows": 10}, "use rowwise_adagrad"),
-        ({"placement": {"nothing*": "row_wise"}}, r"nothing\*"),
         ({"placement": "data_parallel", "device_gb": 1e-6}, "worker 0 of 3 would hold .*tables.device_gb"),
     ],
 )
@@ -69,7 +68,16 @@ def test_features_against_the_schema(features: tuple[str, ...], rows: int, says:
     )
     specs = (TableSpec(name="t", rows=rows, dim=8, features=features),)
     with pytest.raises(UserError, match=says) if says else nullcontext():
-        check_features(specs, schema)
+        check_tables(specs, TablesConfig(), schema)
+
+
+def test_a_placement_of_no_table_is_refused() -> None:
+    schema = Schema(name="s", domains=("a",), features=tuple(
+        Feature(name=name, kind="id", rows=1) for name in ("user", "item", "domain")
+    ))  # fmt: skip
+    config = TablesConfig(placement={"one": "row_wise", "nothing*": "row_wise"})
+    with pytest.raises(UserError, match=r"pattern 'nothing\*' fits no table; there are one"):
+        check_tables((TableSpec(name="one", rows=1, dim=8, features=("user",)),), config, schema)
 
 
 def test_plan_places_by_pattern_and_size() -> None:
@@ -78,7 +86,7 @@ def test_plan_places_by_pattern_and_size() -> None:
     assert placed["set0/user"].placement == "row_wise"
     assert placed["set0/user"].bytes_per_worker == ROWS * 8 * 4
     assert placed["item"].bytes_per_worker == 2 * ROWS * 16 * 4
-    assert {placed["tags"].rank, placed["words"].rank, placed["frozen"].rank} == {0, 1}
+    assert {placed[name].rank for name in ("tags", "words", "frozen", "block0", "block1")} == {0, 1}
     tight = TablesConfig(device_gb=2 * ROWS * 16 * 4 / 2**30)
     assert {row.table for row in plan(SPECS[:3], tight, world_size=2) if row.placement == "row_wise"} == {"item"}
 

@@ -45,7 +45,9 @@ def test_losses_are_averaged_between_reports_and_rates_by_hand(tmp_path: Path, c
         clock.now += 2.0
         told.step(Progress(step=step, total=step), {"bce": torch.tensor(loss)}, rows=500)
     told.saved(Progress(step=3, total=3))
-    told.validated(STAGE, Progress(epoch=1, total=3), {"d0": {"auc": 0.75}, "macro": {"auc": None}})
+    told.validated(
+        STAGE, Progress(epoch=1, total=3), metrics={"d0": {"auc": 0.75}, "macro": {"auc": None}}, monitor="auc"
+    )
     told.close()
     found = events(tmp_path)
     assert [event["kind"] for event in found] == ["start", "step", "step", "checkpoint", "validate"]

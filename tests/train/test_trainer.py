@@ -90,6 +90,7 @@ def make(
         make_dense=lambda stage: DenseOptimizers(method, stage, DenseConfig(optimizer="sgd", lr=1.0)),
         device=CPU,
         identity={"method": "down", "schema": "0" * 64},
+        saves=frozenset(spec.name for spec in SPECS),
     )
     trainer.script, trainer.measured = script, []
     return trainer

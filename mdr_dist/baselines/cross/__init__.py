@@ -1,0 +1,1 @@
+"""Baselines that recommend across domains."""

@@ -1,0 +1,92 @@
+"""The users of a split and the domains they are active in: for stages that go over users, and users who lack a domain.
+
+Shape letters: U users, B rows, K domains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdr_dist.data.columns import Array, Columns, Layout, plain
+from mdr_dist.data.layout import ROW_GROUP, Shard
+from mdr_dist.data.mapped import Arrays, mapped
+from mdr_dist.data.order import Ints
+from mdr_dist.data.reader import Group, Reader
+from mdr_dist.schema import USER_KEY
+
+_NOWHERE = Shard("", "", "", -1, 0, (), 0)  # users are of no shard
+
+
+@dataclass(frozen=True)
+class Users:
+    """The users with positive rows in a split, by key.
+
+    keys [U] their `user_key` in order; ids [U] their id as a feature; active [U, K] 1 where a user has such a row.
+    """
+
+    keys: Ints
+    ids: Ints
+    active: NDArray[np.float32]
+
+    @classmethod
+    def open(cls, reader: Reader, *, split: str, period: int | None = None) -> Users:
+        """The users of a split, up to a period if one is given."""
+        found = mapped(reader, "users", key=(split, period), build=lambda _: _build(reader, split, period))
+        return cls(found["keys"], found["ids"], found["active"])
+
+    def active_of(self, user_key: Array) -> NDArray[np.float32]:
+        """[B, K] the domains that users [B] are active in; a user who is not among these is active in none."""
+        if not len(self.keys):
+            return np.zeros((len(user_key), self.active.shape[1]), dtype=np.float32)
+        at = np.minimum(np.searchsorted(self.keys, user_key), len(self.keys) - 1)
+        return np.where((self.keys[at] == user_key)[:, None], self.active[at], np.float32(0))
+
+    def groups(self) -> tuple[Group, ...]:
+        """The users in portions, as if each were a row group of domain 0."""
+        starts = range(0, len(self.keys), ROW_GROUP)
+        return tuple(
+            Group(number, _NOWHERE, number, min(ROW_GROUP, len(self.keys) - start), 0)
+            for number, start in enumerate(starts)
+        )
+
+    def columns(self, layout: Layout, number: int) -> Columns:
+        """A portion as rows: the user, and the default row of every other feature of domain 0; labels are 1."""
+        part = slice(number * ROW_GROUP, (number + 1) * ROW_GROUP)
+        size = len(self.keys[part])
+        ids = np.zeros((size, len(layout.ids)), dtype=layout.id_type)
+        for at, feature in enumerate(layout.ids):
+            ids[:, at] = self.ids[part] if feature.name == layout.schema.user else (feature.starts or (0,))[0]
+        floats = np.zeros((size, layout.num_floats), dtype=np.float32)
+        for label in layout.schema.labels:
+            floats[:, layout.floats[label]] = 1
+        empty = (np.zeros(0, dtype=np.int64), np.zeros(size + 1, dtype=np.int64))
+        return Columns(ids, floats, np.asarray(self.keys[part]), {f.name: empty for f in layout.lists}, 0)
+
+
+def _build(reader: Reader, split: str, period: int | None) -> Arrays:
+    domains = range(len(reader.dataset.schema.domains))
+    by_domain = [_of_domain(reader, split, domain=domain, period=period) for domain in domains]
+    keys, first = np.unique(np.concatenate([own for own, _ in by_domain]), return_index=True)
+    active = np.zeros((len(keys), len(by_domain)), dtype=np.float32)
+    for domain, (own, _) in enumerate(by_domain):
+        active[np.searchsorted(keys, own), domain] = 1
+    return {"keys": keys, "ids": np.concatenate([ids for _, ids in by_domain])[first], "active": active}
+
+
+def _of_domain(reader: Reader, split: str, *, domain: int, period: int | None) -> tuple[Ints, Ints]:
+    """The users of a domain and their ids; a portion of the rows at a time, so that memory holds users, not rows."""
+    schema, types = reader.dataset.schema, reader.layout.types
+    names = [USER_KEY, schema.user, *schema.labels[:1]]
+    keys, ids = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    for group in reader.dataset.select(split, domains=(domain,), period=None):
+        if period is not None and group.shard.period > period:
+            continue
+        table, where = reader.table(group, names), reader.where(group)
+        key, user, *label = (plain(table, name, expected=types[name], where=where).to_numpy() for name in names)
+        positive = label[0] > 0.5 if label else slice(None)
+        keys, first = np.unique(np.concatenate([keys, key[positive]]), return_index=True)
+        ids = np.concatenate([ids, user[positive]])[first].astype(np.int64)
+    return keys, ids

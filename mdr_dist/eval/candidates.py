@@ -1,0 +1,107 @@
+"""What each user of a domain is offered, and which of it they took: the question that full ranking asks.
+
+Candidates are the domain's catalogue, the items of its training split, without those that the user took earlier: in
+the training split and, where another split than it is ranked, in the validation split. Truths are the candidates that
+the user took in the ranked split. An item that training did not see is no candidate: in a prepared data set it is the
+default row, which stands for many. Such a truth and one taken earlier count as `unrankable`.
+
+Shape letters: B users asked about, U users, n items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mdr_dist.batch import Batch
+from mdr_dist.config import EvalConfig
+from mdr_dist.data.interactions import Interactions, select
+from mdr_dist.data.order import Ints, permutation
+from mdr_dist.data.profiles import Profiles
+from mdr_dist.data.source import Source
+from mdr_dist.errors import UserError
+from mdr_dist.schema import USER_KEY
+from mdr_dist.stage import Slice
+
+_EARLIER = {"train": (), "val": ("train",)}  # split → those whose positives are no candidates; others: both
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Of users [B]: `truths` and `taken`, sorted codes `row * n + place` in the catalogue; `unrankable` [B] counts."""
+
+    truths: Ints
+    taken: Ints
+    unrankable: Ints
+
+
+class Candidates:
+    """A domain's catalogue and the users of a split.
+
+    items        n, the size of the catalogue
+    user_key     keys of all users with a positive in the split, in order
+    users        [U] which of them are ranked for
+    duplicates   positive rows of the split beyond one a user and item
+    """
+
+    def __init__(self, source: Source, slice_: Slice, *, domain: int, config: EvalConfig) -> None:
+        self._source, self._slice, self._domain = source, slice_, domain
+        self._reader = source.reader
+        self.name = source.dataset.schema.domains[domain]
+        self._catalogue = self._open("train", upto=True)
+        self.items = len(self._catalogue.items)
+        if max(config.ks) > self.items:
+            raise UserError(
+                f"eval.ks: {max(config.ks)} exceeds the catalogue of domain {self.name}, {self.items} items in the "
+                f"train split of data set {source.dataset.path}; ask for at most {self.items}"
+            )
+        earlier = [self._open(split, upto=True) for split in _EARLIER.get(slice_.split, ("train", "val"))]
+        self._earlier = [(taken, self._places(taken)) for taken in earlier]
+        self._asked = self._open(slice_.split, upto=False, default=True)
+        self._asked_places = self._places(self._asked)
+        self.user_key = self._asked.users
+        self.users = np.arange(len(self.user_key))
+        if 0 < config.users < len(self.users):
+            drawn = permutation(len(self.users), "ranked users", self.name, slice_.split)
+            self.users = np.sort(drawn[: config.users])
+        self.duplicates = self._asked.rows - len(self._asked.gaps)
+
+    def ask(self, user_key: Ints) -> Asked:
+        """The truths of users [B] and what they took earlier; a key that is no user's has none."""
+        parts = [self._codes(interactions, user_key, places=places) for interactions, places in self._earlier]
+        taken = np.sort(np.concatenate([np.zeros(0, np.int64), *(code[code >= 0] for _, code in parts)]))
+        taken = taken[np.diff(taken, prepend=-1) > 0]
+        row, code = self._codes(self._asked, user_key, places=self._asked_places)
+        held = np.searchsorted(taken, code, side="right") > np.searchsorted(taken, code)
+        rankable = (code >= 0) & ~held
+        return Asked(code[rankable], taken, np.bincount(row[~rankable], minlength=len(user_key)))
+
+    def completed(self, batch: Batch) -> Batch:
+        """A batch of profiles with what the source adds to every batch."""
+        return self._source.completed(batch, self._slice)
+
+    def profiles(self) -> tuple[Profiles, Profiles]:
+        """A row for each user of the split, and one for each item of the catalogue."""
+        split, period, item = self._slice.split, self._slice.period, self._reader.dataset.schema.item
+        asked = select(self._reader, self._domain, split=split, period=period, upto=False)
+        training = select(self._reader, self._domain, split="train", period=period, upto=True)
+        users = Profiles(self._reader, asked, by=USER_KEY, keys=self.user_key)
+        return users, Profiles(self._reader, training, by=item, keys=self._catalogue.items)
+
+    def _open(self, split: str, *, upto: bool, default: bool = False) -> Interactions:
+        period = self._slice.period
+        return Interactions.open(
+            self._reader, domain=self._domain, split=split, period=period, upto=upto, default=default
+        )
+
+    def _places(self, taken: Interactions) -> Ints:
+        """The place in the catalogue of each of its items, -1 for those that are not there."""
+        place = np.searchsorted(self._catalogue.items, taken.items).clip(max=max(self.items - 1, 0))
+        return np.where(self._catalogue.items[place] == taken.items, place, -1)
+
+    def _codes(self, taken: Interactions, user_key: Ints, *, places: Ints) -> tuple[Ints, Ints]:
+        """(row, code) of each positive; the code is -1 for an item that is not in the catalogue."""
+        row, place = taken.positives(user_key)
+        found = places[place]
+        return row, np.where(found >= 0, row * self.items + found, -1)
