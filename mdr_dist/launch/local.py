@@ -121,12 +121,11 @@ class _Lanes:
     def _task(self, config: dict[str, Any]) -> None:
         launch = self.job.launch
         ray.get(
-            ray.remote(_alone)
+            ray.remote(max_calls=1)(_alone)  # a process a lane: nothing of it is left to the next
             .options(
                 num_cpus=launch.cpus_per_worker,
                 num_gpus=launch.gpus_per_worker,
                 max_retries=launch.max_failures,
-                max_calls=1,  # a process a lane: nothing of it is left to the next
             )
             .remote(config)
         )

@@ -76,7 +76,9 @@ class Transfer(nn.Module):
             self.joint = linear(len(self.sources) * dim, dim)
         elif config.knowledge != "global":
             self.adapt = nn.ModuleList(linear(dim, dim) for _ in self.sources)
-            self.query, self.key, self.value, self.out = (linear(dim, dim) for _ in range(4))
+            self.query, self.value, self.out = (linear(dim, dim) for _ in range(3))
+            # no bias: it would add the same to all of a user's scores, which the softmax ignores
+            self.key = linear(dim, dim, bias=False)
 
     def forward(self, own_BD: Tensor, blocks_BKD: Tensor, *, global_BD: Tensor, batch: Batch) -> Tensor:
         """[B, D]"""

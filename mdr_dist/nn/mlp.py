@@ -26,9 +26,9 @@ class MLP(nn.Module):
         return x_BI
 
 
-def linear(inputs: int, outputs: int) -> nn.Linear:
+def linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     """A linear layer, its weights at their start."""
-    layer = nn.Linear(inputs, outputs)
+    layer = nn.Linear(inputs, outputs, bias=bias)
     start(layer.weight, layer.bias)
     return layer
 

@@ -116,7 +116,7 @@ def test_the_enhanced_user(knowledge: str, transfer: str) -> None:
             expected = expected + layer("joint", np.concatenate([every[k] for k in sources]))
         elif knowledge != "global":
             adapted = [layer(f"adapt.{n}", every[k]) for n, k in enumerate(sources)]
-            weights = softmax([layer("query", own) @ layer("key", a) / np.sqrt(4) for a in adapted])
+            weights = softmax([layer("query", own) @ w[f"art.{t}.key.weight"] @ a / np.sqrt(4) for a in adapted])
             drawn = sum(weight * layer("value", a) for weight, a in zip(weights, adapted, strict=True))
             expected = expected + layer("out", drawn)
         np.testing.assert_allclose(found[at], expected, rtol=1e-11, atol=1e-11)
