@@ -73,7 +73,10 @@ def connected(address: str) -> Iterator[None]:
     try:
         ray.init(**options)
     except ConnectionError as error:
-        raise UserError(f"--address {address}: no Ray cluster answers there: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"--address {address}: no Ray cluster answers there: {str(error).splitlines()[0]}; if it asks for a token, "
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+        ) from error
     try:
         yield
     finally:
