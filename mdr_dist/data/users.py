@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdr_dist.data.columns import Array, Columns, Layout, plain
+from mdr_dist.data.interactions import select
 from mdr_dist.data.layout import ROW_GROUP, Shard
 from mdr_dist.data.mapped import Arrays, mapped
 from mdr_dist.data.order import Ints
@@ -81,9 +82,7 @@ def _of_domain(reader: Reader, split: str, *, domain: int, period: int | None) -
     schema, types = reader.dataset.schema, reader.layout.types
     names = [USER_KEY, schema.user, *schema.labels[:1]]
     keys, ids = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    for group in reader.dataset.select(split, domains=(domain,), period=None):
-        if period is not None and group.shard.period > period:
-            continue
+    for group in select(reader, domain, split=split, period=period, upto=True):
         table, where = reader.table(group, names), reader.where(group)
         key, user, *label = (plain(table, name, expected=types[name], where=where).to_numpy() for name in names)
         positive = label[0] > 0.5 if label else slice(None)

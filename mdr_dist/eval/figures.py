@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdr_dist.data.order import Ints
-from mdr_dist.eval.metrics import mean
+from mdr_dist.eval.metrics import macro, mean
 from mdr_dist.eval.ties import Floats, expected_at_random
 
 Figures = dict[str, float | int | None]
@@ -56,10 +56,7 @@ def summary(figures: Mapping[str, UserFigures], ks: tuple[int, ...]) -> dict[str
     A mean over no users is None and counts nowhere.
     """
     found = {name: _means(entry, ks) for name, entry in figures.items()}
-    names = [name for name in next(iter(found.values()), {}) if "@" in name]
-    columns = {name: [value for entry in found.values() if (value := entry[name]) is not None] for name in names}
-    macro: Figures = {name: sum(values) / len(values) if values else None for name, values in columns.items()}
-    return {**found, "macro": macro}
+    return {**found, "macro": macro(list(found.values()))}
 
 
 def _means(entry: UserFigures, ks: tuple[int, ...]) -> Figures:

@@ -229,7 +229,7 @@ class RankCollector:
                 found[name] = _measure({column: values[here] for column, values in rows.items()})
         if sum(int(entry["rows"] or 0) for entry in found.values()) != len(rows["domain"]):
             raise ValueError(f"domain numbers reach {int(rows['domain'].max())}, but only {len(domains)} have names")
-        return {**found, "macro": _macro(list(found.values())), "pooled": _measure(rows)}
+        return {**found, "macro": macro(list(found.values())), "pooled": _measure(rows)}
 
 
 def combined(
@@ -237,7 +237,7 @@ def combined(
 ) -> dict[str, dict[str, float | int | None]]:
     """Results that were measured on different domains as one, with `macro` over all of them and no `pooled`."""
     found = {name: part[name] for name in domains for part in parts if name in part}
-    return {**found, "macro": _macro(list(found.values()))}
+    return {**found, "macro": macro(list(found.values()))}
 
 
 def _measure(rows: Mapping[str, NDArray[Any]]) -> dict[str, float | int | None]:
@@ -257,9 +257,9 @@ def _measure(rows: Mapping[str, NDArray[Any]]) -> dict[str, float | int | None]:
     return values
 
 
-def _macro(entries: list[dict[str, float | int | None]]) -> dict[str, float | int | None]:
-    # counts have no mean worth telling
-    names = [name for name in entries[0] if not isinstance(entries[0][name], int)]
+def macro(entries: list[dict[str, float | int | None]]) -> dict[str, float | int | None]:
+    """The mean of each metric over the entries that have it, None where none has; counts have no mean worth telling."""
+    names = [name for name, value in (entries[0] if entries else {}).items() if not isinstance(value, int)]
     columns = {name: [entry[name] for entry in entries] for name in names}
     known = {name: [value for value in values if value is not None] for name, values in columns.items()}
     return {name: sum(values) / len(values) if values else None for name, values in known.items()}

@@ -19,7 +19,7 @@ from mdr_dist.stage import Lane
 from mdr_dist.tables import build_tables
 from mdr_dist.train.dense import DenseOptimizers
 from mdr_dist.train.monitor import Monitor
-from mdr_dist.train.run import METRICS, PLAN, Plan, check, finish
+from mdr_dist.train.run import METRICS, PLAN, Plan, check, finish, plan_of
 from mdr_dist.train.trainer import Trainer
 
 Echo = Callable[[str], None]
@@ -51,7 +51,7 @@ def train_lane(job: Job, run: str, *, lane: str, device: torch.device, echo: Ech
         return
     if job.train.threads:
         torch.set_num_threads(job.train.threads)
-    plan = check(job)
+    plan = plan_of(job)
     trainer = build_trainer(job, plan, run=run, lane=lane, device=device, echo=echo)
     started = time.monotonic()
     trainer.run()
