@@ -53,11 +53,12 @@ def prepare(
     *,
     raw: Annotated[str, typer.Option(help="Folder of the raw files; else $MDR_DATA/<dataset>.")] = "",
     workers: Annotated[int, typer.Option(help="Ray workers; 0: in this process.")] = 0,
+    settings: Settings = None,
 ) -> None:
     """Turn raw logs into a data set."""
     from mdr_dist.data.prepare import prepare as run_prepare
 
-    run_prepare(recipe, path, raw=raw, workers=workers)
+    run_prepare(recipe, path, raw=raw, workers=workers, settings=tuple(settings or ()))
     _show_rows(path)
 
 
@@ -165,14 +166,20 @@ def evaluate(
 @app.command()
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...")],
+    *,
     metrics: Annotated[str, typer.Option(help="Comma-separated; else auc,gauc or recall@10,ndcg@10.")] = "",
     form: Annotated[Literal["table", "markdown", "csv", "json"], typer.Option("--format")] = "table",
+    against: Annotated[str, typer.Option(help="A run: show by how much the others beat it, user by user.")] = "",
 ) -> None:
     """Put the results of runs side by side."""
-    from mdr_dist.compare import read_results, rendered, usual_metrics
+    from mdr_dist.compare import read_results, rendered, rendered_gains, usual_metrics
 
     results = read_results(tuple(runs))
-    shown = rendered(results, tuple(metrics.split(",")) if metrics else usual_metrics(results), form)
+    names = tuple(metrics.split(",")) if metrics else usual_metrics(results)
+    if against:
+        shown = rendered_gains(tuple(runs), against, metrics=names, form=form)
+    else:
+        shown = rendered(results, names, form)
     if isinstance(shown, str):
         typer.echo(shown)
     else:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from mdr_dist import storage
 from mdr_dist.errors import UserError
+from mdr_dist.eval.gains import gains
 
 Results = dict[str, dict[str, Any]]  # run → metrics.json
 
@@ -23,7 +24,7 @@ def read_results(runs: tuple[str, ...]) -> Results:
         path = storage.join(run, "metrics.json")
         if not storage.exists(path):
             raise UserError(f"{run}: no metrics.json; the run is unfinished or this is not a run's folder")
-        name = run.rstrip("/").rpartition("/")[2]
+        name = _name(run)
         results[run if name in results else name] = storage.read_json(path)
     return results
 
@@ -55,7 +56,35 @@ def rendered(
     """The table in one of its forms."""
     if form == "json":
         return json.dumps(results, indent=1)
-    header, body = rows_of(results, metrics)
+    return _written(*rows_of(results, metrics), form=form)
+
+
+def rendered_gains(
+    runs: tuple[str, ...], against: str, *, metrics: tuple[str, ...], form: Literal["table", "markdown", "csv", "json"]
+) -> str | Table:
+    """Each run's gain over the run `against`, by domain: the mean over users, its interval and the verdict."""
+    found = {run: {metric: gains([run], [against], metric=metric) for metric in metrics} for run in runs}
+    if form == "json":
+        plain = {
+            run: {metric: {domain: gain._asdict() for domain, gain in part.items()} for metric, part in parts.items()}
+            for run, parts in found.items()
+        }
+        return json.dumps({"against": against, "gains": plain}, indent=1)
+    header = ["domain", "run", "metric", "gain", "low", "high", "verdict", "users"]
+    body = [
+        [domain, _name(run), metric, *(f"{value:+.4f}" for value in gain[1:4]), gain.verdict, str(gain.users)]
+        for run, parts in found.items()
+        for metric, part in parts.items()
+        for domain, gain in part.items()
+    ]
+    return _written(header, body, form=form)
+
+
+def _name(run: str) -> str:
+    return run.rstrip("/").rpartition("/")[2]
+
+
+def _written(header: list[str], body: list[list[str]], *, form: Literal["table", "markdown", "csv"]) -> str | Table:
     if form == "csv":
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([header, *body])
@@ -64,7 +93,7 @@ def rendered(
         lines = [header, ["---"] * len(header), *body]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
     # a terminal is narrow: what all the names begin with says nothing
-    common = os.path.commonprefix(list(results)).rpartition("-")[0] if len(results) > 1 else ""  # noqa: RUF071
+    common = os.path.commonprefix(header[1:]).rpartition("-")[0] if len(header) > 2 else ""  # noqa: RUF071
     table = Table(*(name.removeprefix(f"{common}-") for name in header))
     for line in body:
         table.add_row(*line)

@@ -135,11 +135,16 @@ class Job(Section):
 
 def load_job(path: str, settings: tuple[str, ...] = ()) -> Job:
     """The job in a YAML file, with `a.b=value` settings laid over it; `UserError` where either is wrong."""
+    return load(Job, path, settings)
+
+
+def load(model: type[Model], path: str, settings: tuple[str, ...] = ()) -> Model:
+    """A YAML file as a `model`, with `a.b=value` settings laid over it; `UserError` where either is wrong."""
     raw = load_yaml(path)
     for setting in settings:
         key, value = parsed(setting)
         _set(raw, key.split("."), value, where=f"--set {setting}")
-    return validated(Job, raw, where=path)
+    return validated(model, raw, where=path)
 
 
 def parsed(setting: str) -> tuple[str, Any]:

@@ -67,6 +67,10 @@ def test_a_run_from_job_to_export(
     assert "| domain | factors recall@10 | factors ndcg@10 |" in told("compare", run, "--format", "markdown")
     shown = told("compare", run, "--format", "csv", "--metrics", "mrr@5,random/mrr@5").splitlines()
     assert shown[0] == "domain,factors mrr@5,factors random/mrr@5"
+    gained = json.loads(told("compare", run, "--against", run, "--metrics", "ndcg@10", "--format", "json"))
+    assert gained["gains"][run]["ndcg@10"]["books"]["users"] == test["books"]["users"]
+    assert gained["gains"][run]["ndcg@10"]["books"]["high"] == 0.0
+    assert "no difference" in told("compare", run, "--against", run, "--format", "markdown")
     assert shown[-1] == f"macro,{test['macro']['mrr@5']:.4f},{test['macro']['random/mrr@5']:.4f}"
 
 

@@ -7,9 +7,11 @@ study is a YAML file:
 
     make: prepare jobs/ciao/prepare.yaml data/ciao --raw $MDR_DATA/ciao   # an mdr command, run if `data` is missing
     data: data/ciao                    # `{seed}` in `make` and `data` gives every seed a data set of its own
+    sets: [""]                         # optional: a part of the report for each, which `{set}` in them stands for
     seeds: [0, 1, 2, 3, 4]
     metrics: [auc, gauc]               # a table each
     subject: Crocodile                 # the column that the others are compared with
+    baseline: SMF                      # optional: each column's gain over this one, user by user
     columns:                           # title → job beside the study, settings laid over it
       Shared Bottom, one domain: {job: shared_bottom.yaml, single: true}    # trained once a domain, on its rows alone
       Crocodile: {job: crocodile.yaml, set: {method.alpha: 1.0e-4}}
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import json
 import os
 import re
@@ -38,6 +41,8 @@ from pydantic import BaseModel, ConfigDict
 
 from mdr_dist.config import validated
 from mdr_dist.data.layout import read_schema
+from mdr_dist.eval.gains import gains
+from mdr_dist.schema import Schema
 
 Values = NDArray[np.float64]  # [seeds, domains]
 
@@ -57,27 +62,37 @@ class Study(BaseModel):
     model_config = ConfigDict(extra="forbid")
     make: str
     data: str
+    sets: tuple[str, ...] = ("",)
     seeds: tuple[int, ...]
     subject: str
+    baseline: str = ""
     metrics: tuple[str, ...] = ("auc", "gauc")
     columns: dict[str, Column]
 
+    def path(self, seed: int, part: str) -> str:
+        """The data set of a seed."""
+        return self.data.format(seed=seed, set=part)
 
-def run_name(title: str, seed: int, domain: str = "") -> str:
-    """A column's run: its title, the seed and, where it sees one domain alone, that domain."""
+    def first(self, part: str) -> Schema:
+        """The schema of the first seed's data set."""
+        return read_schema(self.path(self.seeds[0], part))
+
+
+def run_name(title: str, seed: int, *, part: str = "", domain: str = "") -> str:
+    """A run: its set, its column's title, the domain, if it sees one alone, and the seed."""
     plain = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-    return f"{plain}{'-' + domain if domain else ''}-seed{seed}"
+    return "-".join(filter(None, (part, plain, domain, f"seed{seed}")))
 
 
-def commands(study: Study, folder: Path, *, domains: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+def commands(study: Study, folder: Path, *, part: str) -> Iterator[tuple[str, list[str]]]:
     """Every run's name and the arguments of `mdr` that train it."""
     for title, column in study.columns.items():
         for seed in study.seeds:
-            for domain in domains if column.single else ("",):
-                name, data = run_name(title, seed, domain), study.data.format(seed=seed)
+            for domain in study.first(part).domains if column.single else ("",):
+                name, data = run_name(title, seed, part=part, domain=domain), study.path(seed, part)
                 values = {"name": name, "data.path": data, "train.seed": seed, "train.threads": 1, **column.set}
                 values |= {"data.domains": [domain]} if domain else {}
-                settings = [part for key, value in values.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+                settings = [text for key, value in values.items() for text in ("--set", f"{key}={json.dumps(value)}")]
                 yield name, ["train", str(folder / column.job), "--quiet", *settings]
 
 
@@ -95,11 +110,12 @@ def _train(run: tuple[str, list[str]], *, runs: Path) -> None:
         print(f"trained {name}", flush=True)
 
 
-def gather(study: Study, runs: Path, *, domains: tuple[str, ...], metric: str) -> dict[str, Values]:
+def gather(study: Study, runs: Path, *, part: str, metric: str) -> dict[str, Values]:
     """Column title → the metric by seed and domain."""
+    domains = study.first(part).domains
 
     def value(title: str, seed: int, domain: str) -> float:
-        name = run_name(title, seed, domain if study.columns[title].single else "")
+        name = run_name(title, seed, part=part, domain=domain if study.columns[title].single else "")
         return json.loads((runs / name / "metrics.json").read_text())["test"][domain][metric]
 
     return {
@@ -132,29 +148,53 @@ def verdicts(columns: dict[str, Values], subject: str, domains: tuple[str, ...])
     return lines
 
 
-def report(study: Study, runs: Path, domains: tuple[str, ...]) -> list[str]:
-    """The tables and verdicts, by metric."""
-    lines = []
+def intervals(study: Study, runs: Path, *, part: str, metric: str) -> list[str]:
+    """Markdown: each column's gain over the baseline, its interval over users, and the verdict; a row a domain."""
+    if not study.baseline:
+        return []
+    paths = {title: [str(runs / run_name(title, seed, part=part)) for seed in study.seeds] for title in study.columns}
+    others = [title for title in study.columns if title != study.baseline]
+    found = {
+        title: gains(paths[title], paths[study.baseline], metric=metric, same_users="{seed}" not in study.data)
+        for title in others
+    }
+    lines = [f"Gain over {study.baseline} in {metric}, and its 95 % interval (users drawn with replacement):", ""]
+    lines += [f"| domain | {' | '.join(others)} |", f"|---|{'---|' * len(others)}"]
+    for domain in study.first(part).domains:
+        cells = [found[title][domain] for title in others]
+        texts = [f"{cell.difference:+.4f} [{cell.low:+.4f}, {cell.high:+.4f}] {cell.verdict}" for cell in cells]
+        lines.append(f"| {domain} | {' | '.join(texts)} |")
+    return [*lines, ""]
+
+
+def report(study: Study, runs: Path, *, part: str) -> list[str]:
+    """The tables and verdicts of a set, by metric."""
+    domains = study.first(part).domains
+    lines: list[str] = [f"# {part}", ""] if part else []
+    sizes = [
+        f"{domain} {' / '.join(f'{rows[domain]:,}' for rows in study.first(part).rows.values())}" for domain in domains
+    ]
+    lines += [f"Rows (training / validation / test): {'; '.join(sizes)}.", ""]
     for metric in study.metrics:
-        columns = gather(study, runs, domains=domains, metric=metric)
+        columns = gather(study, runs, part=part, metric=metric)
         lines += [f"## {metric}", *table(columns, domains), *verdicts(columns, study.subject, domains), ""]
-    first = json.loads((runs / run_name(study.subject, study.seeds[0]) / "metrics.json").read_text())["test"]
+        lines += intervals(study, runs, part=part, metric=metric)
+    first = json.loads((runs / run_name(study.subject, study.seeds[0], part=part) / "metrics.json").read_text())["test"]
     if "bayes_auc" not in first["macro"]:
         return lines
-    auc, best = (gather(study, runs, domains=domains, metric=metric) for metric in ("auc", "bayes_auc"))
+    auc, best = (gather(study, runs, part=part, metric=metric) for metric in ("auc", "bayes_auc"))
     way = {title: (auc[title] - 0.5) / (best[title] - 0.5) for title in study.columns}
     lowest = ", ".join(f"{title} {values.min():.3f}" for title, values in way.items())
     lines += ["## Share of the way from AUC 0.5 to the best possible", *table(way, domains)]
     return [*lines, f"Lowest of any domain and seed: {lowest}.", ""]
 
 
-def prepare(study: Study) -> tuple[str, ...]:
-    """Make the data sets that are missing; the domains."""
+def prepare(study: Study) -> None:
+    """Make the data sets that are missing."""
     os.environ.setdefault("MDR_DATA", "../shared/data")
-    for path, make in {(study.data.format(seed=seed), study.make.format(seed=seed)) for seed in study.seeds}:
-        if not Path(path, "schema.json").exists():
-            mdr(shlex.split(os.path.expandvars(make)))
-    return read_schema(study.data.format(seed=study.seeds[0])).domains
+    for seed, part in itertools.product(study.seeds, study.sets):
+        if not Path(study.path(seed, part), "schema.json").exists():
+            mdr(shlex.split(os.path.expandvars(study.make.format(seed=seed, set=part))))
 
 
 def main() -> None:
@@ -165,24 +205,22 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=2)
     args = parser.parse_args()
     study = validated(Study, yaml.safe_load(args.study.read_text()), where=str(args.study))
-    folder, domains = args.study.parent, prepare(study)
-    runs = args.runs or Path("runs") / folder.name
+    folder, runs = args.study.parent, args.runs or Path("runs") / args.study.parent.name
+    prepare(study)
+    jobs = [job for part in study.sets for job in commands(study, folder, part=part)]
     with ThreadPoolExecutor(args.parallel) as pool:
-        list(pool.map(partial(_train, runs=runs), commands(study, folder, domains=domains)))
+        list(pool.map(partial(_train, runs=runs), jobs))
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
-    rows = read_schema(study.data.format(seed=study.seeds[0])).rows
-    sizes = [f"{domain} {' / '.join(f'{split[domain]:,}' for split in rows.values())}" for domain in domains]
     head = [
         f"`python tools/study.py {args.study}`",
         "",
         f"Made on {datetime.date.today()} at commit {commit.strip()}, one CPU thread a run; seeds "
         f"{', '.join(map(str, study.seeds))}; mean ± standard deviation over seeds; test split, at the end or, with "
-        f"patience, at the best state in validation. Rows of {'the first' if '{seed}' in study.data else 'the'} data "
-        f"set (training / validation / test): {'; '.join(sizes)}.",
+        f"patience, at the best state in validation.{' Rows are those of the first seed.' * ('{seed}' in study.data)}",
         "",
     ]
     out = folder / args.study.name.replace("study", "RESULTS").replace(".yaml", ".md")
-    out.write_text("\n".join(head + report(study, runs, domains)))
+    out.write_text("\n".join(head + [line for part in study.sets for line in report(study, runs, part=part)]))
     print(out.read_text())
 
 

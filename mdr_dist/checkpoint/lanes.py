@@ -1,6 +1,7 @@
 """What finished lanes left, put together: the start of the next lane, and the state of a run.
 
 <run>/lanes/<lane>/  events.jsonl  progress.json  checkpoints/  result.json once it is done
+                     users.parquet where it ranked: every user's metrics on the test split
 
 Every table lies in the newest checkpoint of the last lane, in the plan's order, that saves it; every dense parameter in
 that of the last lane that trains it. A buffer, which no lane trains, is the last lane's.
@@ -19,7 +20,7 @@ from mdr_dist.checkpoint.checkpoint import Checkpoints
 from mdr_dist.errors import UserError
 from mdr_dist.stage import Lane
 
-RESULT = "result.json"
+RESULT, USERS = "result.json", "users.parquet"
 
 
 class Fillable(Protocol):
@@ -85,17 +86,24 @@ class Outputs:
             merged |= {name: model[name] for name in (own if merged else model)}
         return merged
 
-    def load(self, tables: Fillable, names: Iterable[str]) -> None:
-        """Fill the weights of those of the tables `names` that these lanes saved; optimizer state stays as it is."""
-        for lane, checkpoints in self._checkpoints.items():
-            wanted = {f"{name}/weight" for name in names if self._owner.get(name) == lane}
+    def load(self, tables: Fillable, names: Iterable[str], *, optimizer: bool = False) -> None:
+        """Fill the weights of those of the tables `names` that these lanes saved.
 
-            def fill(
-                state: dict[str, Any], wanted: set[str] = wanted, lane: str = lane, source: Checkpoints = checkpoints
-            ) -> None:
-                chosen = {key: value for key, value in state.items() if key in wanted}
+        `optimizer` also takes up the optimizer state of those that they trained; else it stays as it is.
+        """
+        names = set(names)
+        for lane in self._lanes:
+            mine = {name for name in names if self._owner.get(name) == lane.name}
+            wanted = {name: optimizer and name in lane.writes for name in mine}
+
+            def fill(state: dict[str, Any], wanted: dict[str, bool] = wanted, lane: str = lane.name) -> None:
+                chosen: dict[str, Any] = {}
+                for key, value in state.items():
+                    name, _, what = key.rpartition("/")
+                    if name in wanted and (what == "weight" or wanted[name]):
+                        chosen[key] = value
                 if chosen:
-                    source.load_tables(self._number(lane), chosen)
+                    self._checkpoints[lane].load_tables(self._number(lane), chosen)
 
             tables.load(fill)
 

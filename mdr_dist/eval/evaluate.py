@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -12,11 +13,22 @@ from mdr_dist.batch import world_size
 from mdr_dist.config import EvalConfig
 from mdr_dist.data.source import Source
 from mdr_dist.errors import UserError
+from mdr_dist.eval.figures import UserFigures
 from mdr_dist.eval.metrics import RankCollector
-from mdr_dist.eval.ranking import Lookup, rank
+from mdr_dist.eval.ranking import Lookup, means, rank_users
 from mdr_dist.eval.ties import METRICS
 from mdr_dist.methods.base import Method
 from mdr_dist.stage import Slice
+
+
+class Measured(NamedTuple):
+    """`metrics` by domain, the same in every process; `users`, what they are means of, in process 0.
+
+    `users` is empty where rows' scores are measured.
+    """
+
+    metrics: dict[str, Any]
+    users: Mapping[str, UserFigures]
 
 
 def evaluate(
@@ -27,11 +39,12 @@ def evaluate(
     slice_: Slice,
     device: torch.device,
     config: EvalConfig = EvalConfig(),  # noqa: B008 (frozen)
-) -> dict[str, Any]:
-    """Metrics of a slice, the same in every process: of rows' scores, or of full ranking if the method retrieves."""
-    if method.task == "retrieve":
-        return rank(method, lookup, source=source, slice_=slice_, config=config, device=device)
-    return score(method, lookup, source=source, slice_=slice_, device=device)
+) -> Measured:
+    """Measure a slice: rows' scores, or full ranking if the method retrieves."""
+    if method.task != "retrieve":
+        return Measured(score(method, lookup, source=source, slice_=slice_, device=device), {})
+    users = rank_users(method, lookup, source=source, slice_=slice_, config=config, device=device)
+    return Measured(means(users, config), users)
 
 
 def metric_names(method: Method, config: EvalConfig) -> tuple[str, ...]:

@@ -1,12 +1,16 @@
-"""What full ranking found for each user of a domain, and its means. Shapes: U users."""
+"""What full ranking found for each user of a domain, its means, and the file that keeps it. Shapes: U users."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from mdr_dist import storage
 from mdr_dist.data.order import Ints
 from mdr_dist.eval.metrics import macro, mean
 from mdr_dist.eval.ties import Floats, expected_at_random
@@ -65,3 +69,28 @@ def _means(entry: UserFigures, ks: tuple[int, ...]) -> Figures:
     means: Figures = {name: mean(values) if len(values) else None for name, values in terms.items()}
     counts = {"truths": int(entry.truths.sum()), "unrankable": entry.unrankable, "duplicates": entry.duplicates}
     return {**means, "users": len(entry.user_key), "skipped": entry.skipped, "items": entry.items, **counts}
+
+
+def write_users(url: str, figures: Mapping[str, UserFigures]) -> None:
+    """Keep every user's metrics as Parquet: `domain`, `user_key`, `truths`, `candidates` and a column a metric."""
+    tables = [
+        pa.table(
+            {
+                "domain": pa.array([name] * len(entry.user_key)).dictionary_encode(),
+                "user_key": entry.user_key,
+                "truths": entry.truths,
+                "candidates": entry.candidates,
+                **entry.metrics,
+            }
+        )
+        for name, entry in figures.items()
+    ]
+    content = io.BytesIO()
+    pq.write_table(pa.concat_tables(tables).unify_dictionaries(), content, compression="zstd")
+    storage.write_bytes(url, content.getvalue())
+
+
+def read_users(urls: Iterable[str]) -> pa.Table:
+    """The rows of such files, which share no domain, with `domain` as text."""
+    tables = [pq.read_table(io.BytesIO(storage.read_bytes(url))) for url in urls]
+    return pa.concat_tables([each.set_column(0, "domain", each["domain"].cast(pa.string())) for each in tables])

@@ -47,7 +47,11 @@ def rank(
     candidates.py), `duplicates` repeated rows of the split. `macro` is the mean over domains. Errors as in
     `rank_users`.
     """
-    figures = rank_users(method, lookup, source=source, slice_=slice_, config=config, device=device)
+    return means(rank_users(method, lookup, source=source, slice_=slice_, config=config, device=device), config)
+
+
+def means(figures: Mapping[str, UserFigures], config: EvalConfig) -> dict[str, Any]:
+    """What `rank` gives, in every process, of what `rank_users` found for process 0."""
     result = [summary(figures, config.ks)]
     if world_size() > 1:
         dist.broadcast_object_list(result)

@@ -44,9 +44,8 @@ def evaluate_run(run: str, *, dataset: str = "", split: str = "test") -> dict[st
         method.load_state_dict(saved.dense())
         tables = build_tables(method.tables(), plan.stages, config=job.tables, device=device, seed=job.train.seed)
         saved.load(tables, tables.specs)
-        return evaluate(
-            method, tables, source=plan.source(job), slice_=Slice(split=split), device=device, config=job.eval
-        )
+        source, slice_ = plan.source(job), Slice(split=split)
+        return evaluate(method, tables, source=source, slice_=slice_, device=device, config=job.eval).metrics
 
 
 def evaluate_export(path: str, *, dataset: str = "", split: str = "test") -> dict[str, Any]:
@@ -58,7 +57,7 @@ def evaluate_export(path: str, *, dataset: str = "", split: str = "test") -> dic
         raise UserError(f"{data.path}: prepared with another schema than the export {path}; its ids mean other things")
     source = Source(opened, data, seed=job.train.seed, active=method.active)
     cpu = torch.device("cpu")
-    return evaluate(method, tables, source=source, slice_=Slice(split=split), device=cpu, config=job.eval)
+    return evaluate(method, tables, source=source, slice_=Slice(split=split), device=cpu, config=job.eval).metrics
 
 
 def export_run(run: str, out: str, *, form: Form) -> dict[str, Any]:

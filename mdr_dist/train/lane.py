@@ -13,9 +13,10 @@ import torch
 from mdr_dist import storage
 from mdr_dist.batch import world_size
 from mdr_dist.checkpoint.checkpoint import barrier, is_first
-from mdr_dist.checkpoint.lanes import RESULT, Outputs, checkpoints_of, lane_folder
+from mdr_dist.checkpoint.lanes import RESULT, USERS, Outputs, checkpoints_of, lane_folder
 from mdr_dist.config import Job
-from mdr_dist.stage import Lane
+from mdr_dist.eval.evaluate import Measured
+from mdr_dist.eval.figures import write_users
 from mdr_dist.tables import build_tables
 from mdr_dist.train.dense import DenseOptimizers
 from mdr_dist.train.monitor import Monitor
@@ -55,8 +56,13 @@ def train_lane(job: Job, run: str, *, lane: str, device: torch.device, echo: Ech
     trainer = build_trainer(job, plan, run=run, lane=lane, device=device, echo=echo)
     started = time.monotonic()
     trainer.run()
-    value = _result(plan, plan.lanes[lane], trainer, seconds=time.monotonic() - started)
+    own, trained = plan.lanes[lane], _trained(trainer, seconds=time.monotonic() - started)
+    # the lanes that no other needs are measured, each on its domains
+    found = trainer.measure(replace(plan.test, domains=own.domains)) if own in plan.last else Measured({}, {})
     if is_first():
+        if found.users:
+            write_users(storage.join(lane_folder(run, lane), USERS), found.users)
+        value = {"lane": lane, "workers": world_size(), "test": found.metrics or None, "train": trained}
         storage.write_json(result, value)
     barrier()
     del trainer
@@ -94,15 +100,12 @@ def build_trainer(
     )
 
 
-def _result(plan: Plan, lane: Lane, trainer: Trainer, *, seconds: float) -> dict[str, Any]:
-    """`result.json`: how fast and, for a lane that no other needs, how well on the test split of its domains."""
-    rows, stepped = trainer.monitor.rows_total, trainer.monitor.seconds_total
-    measured = trainer.measure(replace(plan.test, domains=lane.domains)) if lane in plan.last else None
+def _trained(trainer: Trainer, *, seconds: float) -> dict[str, Any]:
+    stepped = trainer.monitor.seconds_total
     return {
-        "lane": lane.name,
-        "workers": world_size(),
-        "test": measured,
-        "train": {"rows": rows, "seconds": round(seconds, 2), "step_seconds": round(stepped, 2)},
+        "rows": trainer.monitor.rows_total,
+        "seconds": round(seconds, 2),
+        "step_seconds": round(stepped, 2),
     }
 
 

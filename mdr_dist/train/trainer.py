@@ -21,7 +21,7 @@ from mdr_dist.checkpoint.lanes import Outputs
 from mdr_dist.config import EvalConfig, TrainConfig
 from mdr_dist.data.source import Source
 from mdr_dist.errors import Stopped, UserError
-from mdr_dist.eval.evaluate import evaluate
+from mdr_dist.eval.evaluate import Measured, evaluate
 from mdr_dist.methods.base import Method
 from mdr_dist.stage import Slice, Stage
 from mdr_dist.tables import Tables
@@ -80,11 +80,15 @@ class Trainer:
                 signal.signal(signal.SIGTERM, signal_before)
 
     def inherit(self) -> None:
-        """Take up what the lanes upstream left: the start of this one, and all of what it reads and does not save."""
+        """Take up what the lanes upstream left: the start of this one, and all of what it reads and does not save.
+
+        Optimizer state of tables goes on, as from stage to stage: a fresh Adagrad's first steps have the full learning
+        rate and would undo what the lanes before have learnt.
+        """
         if self.upstream:
             self.upstream.check(self.identity)
             self.method.load_state_dict(self.upstream.dense())
-            self.upstream.load(self.tables, self.tables.specs)
+            self.upstream.load(self.tables, self.tables.specs, optimizer=True)
 
     def restore(self, number: int | None) -> dict[str, Tensor]:
         """Take up a checkpoint; return the dense optimizer state for the stage it stands in."""
@@ -166,7 +170,7 @@ class Trainer:
 
     def _validate(self, stage: Stage, dense: DenseOptimizers, *, patience: int) -> None:
         name = monitored(stage, self.config)
-        metrics = self.held_out_loss(stage) if name == LOSS else self.measure(held_out(stage))
+        metrics = self.held_out_loss(stage) if name == LOSS else self.measure(held_out(stage)).metrics
         value = _gain(metrics["macro"], name, needed=patience > 0)
         better = value > self.progress.best
         if better:
@@ -194,8 +198,8 @@ class Trainer:
         weighted = sum(stage.update.weights.get(name, 1.0) * mean for name, mean in means.items())
         return {"macro": {**means, LOSS: weighted}}
 
-    def measure(self, slice_: Slice) -> dict[str, Any]:
-        """Metrics of a slice with the state as it is."""
+    def measure(self, slice_: Slice) -> Measured:
+        """How good the state is on a slice."""
         return evaluate(
             self.method, self.tables, source=self.source, slice_=slice_, device=self.device, config=self.evaluation
         )

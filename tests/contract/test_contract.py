@@ -220,7 +220,7 @@ def _fixed_steps(job: Job, run: str, *, plain: bool) -> dict[str, Any]:
         result["losses"] += fixed_steps(trainer, STEPS)
         result["state"] |= _state(trainer)
         if lane in plan.last:
-            result["test"].append(trainer.measure(Slice(split="test", domains=lane.domains)))
+            result["test"].append(trainer.measure(Slice(split="test", domains=lane.domains)).metrics)
         else:
             trainer.save(None)
     return result

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import study as tool
 from pydantic import ValidationError
+
+from tests.support.ranked import write_ranked
 
 COLUMNS: dict[str, Any] = {
     "One, each alone": {"job": "one.yaml", "single": True},
     "Two": {"job": "two.yaml", "set": {"method.dim": 8}},
 }
+
+
+@pytest.fixture(autouse=True)
+def _domains(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {split: {"a": 1000, "b": 10} for split in ("train", "val", "test")}
+    schema = SimpleNamespace(domains=("a", "b"), rows=rows)
+    monkeypatch.setattr(tool, "read_schema", lambda _: schema)
 
 
 def _study(**changes: Any) -> tool.Study:
@@ -37,7 +48,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_cells_are_means_over_seeds(runs: Path) -> None:
-    lines = tool.report(_study(), runs, ("a", "b"))
+    lines = tool.report(_study(), runs, part="")
     # a, alone: 0.6 and 0.8, so 0.7 with deviation sqrt(0.02); macro: 0.65 and 0.75
     assert "| a | 0.7000 ± 0.1414 | 0.8500 ± 0.0707 |" in lines
     assert "| b | 0.7000 ± 0.0000 | 0.6000 ± 0.0000 |" in lines
@@ -45,18 +56,18 @@ def test_cells_are_means_over_seeds(runs: Path) -> None:
 
 
 def test_a_domain_where_the_subject_loses_is_named(runs: Path) -> None:
-    lines = tool.report(_study(), runs, ("a", "b"))
+    lines = tool.report(_study(), runs, part="")
     # macro gains by seed: 0.70 - 0.65 and 0.75 - 0.75
     assert "- Two against One, each alone: +0.0250 (by seed +0.0000 to +0.0500); ahead in 1 of 2, not in b" in lines
 
 
 def test_the_way_to_the_best_possible(runs: Path) -> None:
     # lowest: 0.6 of (0.5, 0.9), a quarter of the way, for both
-    assert "Lowest of any domain and seed: One, each alone 0.250, Two 0.250." in tool.report(_study(), runs, ("a", "b"))
+    assert "Lowest of any domain and seed: One, each alone 0.250, Two 0.250." in tool.report(_study(), runs, part="")
 
 
 def test_a_single_column_trains_every_domain_by_itself() -> None:
-    made = dict(tool.commands(_study(), Path("jobs/x"), domains=("a", "b")))
+    made = dict(tool.commands(_study(), Path("jobs/x"), part=""))
     assert len(made) == 2 * 2 + 2
     one = made["one-each-alone-b-seed5"]
     assert one[:2] == ["train", "jobs/x/one.yaml"]
@@ -64,6 +75,24 @@ def test_a_single_column_trains_every_domain_by_itself() -> None:
     assert 'data.path="data/5"' in one
     assert not any(part.startswith("data.domains") for part in made["two-seed3"])
     assert "method.dim=8" in made["two-seed3"]
+
+
+def test_sets_have_runs_and_data_of_their_own() -> None:
+    study = _study(make="synth data/{set}", data="data/{set}", sets=["x", "y"])
+    made = dict(tool.commands(study, Path("jobs/x"), part="y"))
+    assert 'data.path="data/y"' in made["y-two-seed3"] and len(made) == 6
+
+
+def test_gains_are_over_users_of_all_seeds(tmp_path: Path) -> None:
+    study = _study(data="data", baseline="One", columns={"One": {"job": "one.yaml"}, "Two": {"job": "two.yaml"}})
+    for title, seed, a, b in (("one", 3, 0.1, 0.5), ("one", 5, 0.3, 0.5), ("two", 3, 0.5, 0.25), ("two", 5, 0.5, 0.25)):
+        values = {"a": np.full(20, a), "b": np.full(20, b)}
+        write_ranked(tmp_path / f"{title}-seed{seed}", {domain: {"ndcg@10": each} for domain, each in values.items()})
+    lines = tool.intervals(study, tmp_path, part="", metric="ndcg@10")
+    # all users alike, so the interval is a point: 0.5 - 0.2 in a, 0.25 - 0.5 in b
+    assert "| a | +0.3000 [+0.3000, +0.3000] gain |" in lines
+    assert "| b | -0.2500 [-0.2500, -0.2500] loss |" in lines
+    assert tool.intervals(_study(), tmp_path, part="", metric="ndcg@10") == []
 
 
 def test_an_unknown_key_is_refused() -> None:

@@ -50,9 +50,10 @@ def expand(files: Files, raw: str) -> list[tuple[str, dict[str, str]]]:
         for match in matches:
             if match in [earlier for earlier, _ in found]:
                 raise UserError(f"{match}: matched twice by `files` of the recipe, which would count its rows twice")
-            named = re.fullmatch(files.pattern, match.rsplit("/", 1)[-1]) if files.pattern else None
+            end = "/".join(match.split("/")[-1 - files.pattern.count("/") :])
+            named = re.fullmatch(files.pattern, end) if files.pattern else None
             if files.pattern and not named:
-                raise UserError(f"{match}: the file's name does not match pattern {files.pattern!r} of the recipe")
+                raise UserError(f"{match}: {end} does not match pattern {files.pattern!r} of the recipe")
             found.append((match, {**files.constants, **(named.groupdict("") if named else {})}))
     return found
 

@@ -13,9 +13,10 @@ from typing import Any
 import duckdb
 
 from mdr_dist import storage
-from mdr_dist.config import load_yaml, validated
+from mdr_dist.config import load
 from mdr_dist.data.layout import NewDataset, arrow_schema
 from mdr_dist.data.prepare import engine, read, report, rows, write
+from mdr_dist.data.prepare.core import prune
 from mdr_dist.data.prepare.encode import Encoding, encode
 from mdr_dist.data.prepare.inputs import Input, expand
 from mdr_dist.data.prepare.negatives import sample
@@ -28,8 +29,12 @@ from mdr_dist.errors import UserError
 from mdr_dist.schema import Schema
 
 
-def prepare(recipe: str, out: str, *, raw: str = "", workers: int = 0) -> dict[str, Any]:
+def prepare(
+    recipe: str, out: str, *, raw: str = "", workers: int = 0, settings: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """Make the data set `out` (a new folder, local or a URL) of the raw files, as the recipe file says.
+
+    `settings` are `key.path=value` laid over the recipe.
 
     `raw` is the folder of raw files, default `$MDR_DATA/<the recipe's folder>`. `workers` 0 does everything in this
     process; more reads files and writes shards as Ray tasks, with the same shards as a result. Returns the report,
@@ -37,7 +42,7 @@ def prepare(recipe: str, out: str, *, raw: str = "", workers: int = 0) -> dict[s
     temporary files if `out` is remote) and need about three times the room of the raw table. `UserError` where recipe
     or data are wrong; then nothing is left behind.
     """
-    plan = validated(Recipe, load_yaml(recipe), where=recipe)
+    plan = load(Recipe, recipe, settings)
     name = os.path.basename(os.path.dirname(os.path.abspath(recipe)))
     folder, out = _raw_folder(recipe, raw, plan.folder or name), _absolute(out)
     with NewDataset(out) as dataset, _work(out) as work, Pool(workers) as pool:
@@ -95,6 +100,7 @@ class _Job:
         staged, result["rows"] = self._read(raw, pool)
         self._parse(staged)
         kept = rows.keep(self._connection, self._recipe, self._where)
+        rare = prune(self._connection, self._recipe, self._where)
         shutil.rmtree(os.path.join(self._work, "staged"))
         leaked = split(self._connection, self._recipe, self._where)
         negatives, given_up = sample(self._connection, self._recipe)
@@ -106,6 +112,7 @@ class _Job:
             "rejected": len(self._rejects.rows),
             "dropped": kept.dropped,
             "deduplicated": kept.deduplicated,
+            "rare": rare,
             "leaked": leaked,
             "kept": written - negatives,
             "negatives": negatives,
@@ -163,7 +170,7 @@ class _Job:
     def _check_empty(self, counts: dict[str, dict[str, int]]) -> None:
         rule = self._recipe.split
         shares = rule.random or rule.user or rule.time
-        wanted = {"train"} | set(counts)
+        wanted = {"train"} | set(counts) | ({"val"} if rule.column and rule.column.val else set())
         if rule.last:
             wanted = set(SPLITS)
         elif shares and (shares.val or shares.test):

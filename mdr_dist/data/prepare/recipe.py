@@ -10,7 +10,18 @@ from __future__ import annotations
 from pydantic import Field, field_validator, model_validator
 
 from mdr_dist.config import Section
-from mdr_dist.data.prepare.sections import Dedupe, Domain, FeatureRecipe, Files, Negatives, Periods, Split, Table, Time
+from mdr_dist.data.prepare.sections import (
+    Core,
+    Dedupe,
+    Domain,
+    FeatureRecipe,
+    Files,
+    Negatives,
+    Periods,
+    Split,
+    Table,
+    Time,
+)
 from mdr_dist.schema import DOMAIN, RESERVED
 
 
@@ -31,6 +42,7 @@ class Recipe(Section):
     domain: Domain
     time: Time | None = None
     dedupe: Dedupe | None = None
+    core: Core | None = None
     features: tuple[FeatureRecipe, ...] = Field(min_length=2)
     user: str = "user"
     item: str = "item"
@@ -55,6 +67,11 @@ class Recipe(Section):
             if feature.kind != "dense" and spaces.setdefault(feature.space, rule) != rule:
                 raise ValueError(f"vocabulary {feature.space!r}: its features differ in scope, min_count or buckets")
         return features
+
+    @property
+    def table(self) -> bool:
+        """Whether rows that are kept leave others out, so that they are a table of their own and no view."""
+        return bool(self.dedupe or self.core)
 
     @property
     def types(self) -> dict[str, str]:

@@ -184,7 +184,7 @@ def _bad(recipe: Recipe) -> str:
 def keep(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str) -> Kept:
     """Make `kept` of the good rows of `parsed`: the chosen domains, a row for each, deduplicated.
 
-    It is a table, or a view of `parsed` where nothing is deduplicated.
+    It is a table, or a view of `parsed` where all of those are kept.
     """
     kept = Kept()
     for place, rows in connection.execute("SELECT _drop, count(*) FROM parsed GROUP BY 1 ORDER BY 1").fetchall():
@@ -205,10 +205,10 @@ def keep(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str) -> K
         [list(kept.domains), len(kept.domains)],
     )
     connection.execute(
-        f"CREATE {'TABLE' if recipe.dedupe else 'VIEW'} kept AS SELECT r.* EXCLUDE (_domain, _v), d._d FROM ({good}) r "
+        f"CREATE {'TABLE' if recipe.table else 'VIEW'} kept AS SELECT r.* EXCLUDE (_domain, _v), d._d FROM ({good}) r "
         f"JOIN domains d ON r._domain = d._domain {_one_of_equals(recipe)}"
     )
-    if recipe.dedupe:
+    if recipe.table:
         connection.execute("DROP TABLE parsed")
         chosen = sum(sizes[domain] for domain in kept.domains)
         kept.deduplicated = chosen - engine.one(connection, "SELECT count(*) FROM kept")

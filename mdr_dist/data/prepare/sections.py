@@ -25,8 +25,8 @@ class Files(Section):
     order; a file with one may have more, unless `strict_columns`. `int` and `float` that do not parse are rejected
     rows; a value among `nulls` is missing, and so is a float that is NaN. `list` is for list values of JSON lines and
     Parquet. `constants` adds columns that are the same for every row; `pattern`, a regular expression that every
-    file's base name must match, adds its named groups. `variable` is the matrix in a `.mat` file. `.gz` and `.zst`
-    are unpacked.
+    file's base name must match (with a `/` in it: so many folders and the base name), adds its named groups. `variable`
+    is the matrix in a `.mat` file. `.gz` and `.zst` are unpacked.
     """
 
     files: tuple[str, ...] = Field(min_length=1)
@@ -131,6 +131,17 @@ class Dedupe(Section):
         return self
 
 
+class Core(Section):
+    """Keep the part of each domain in which every user has `user` rows or more, and every item `item`.
+
+    Rows are counted after `dedupe`, whatever their label. It is the usual k-core of recommendation data sets; what it
+    leaves out, a method is not asked about, so figures with and without it cannot be compared.
+    """
+
+    user: int = Field(default=1, ge=1)
+    item: int = Field(default=1, ge=1)
+
+
 class FeatureRecipe(Section):
     """One input column of the data set, made of `column` (default: its own name).
 
@@ -218,10 +229,14 @@ class LastOut(Section):
 
 
 class ByColumn(Section):
-    """A shipped split: the column holds `train`, `val` or `test`, or what `names` maps to these."""
+    """A shipped split: the column holds `train`, `val` or `test`, or what `names` maps to these.
+
+    `val` is the share of the training rows that becomes val, by their hash, where none is shipped.
+    """
 
     column: str
     names: dict[str, Literal["train", "val", "test"]] = Field(default_factory=lambda: {s: s for s in SPLITS})
+    val: float = Field(default=0.0, ge=0, lt=1)
 
 
 class Split(Section):

@@ -35,7 +35,7 @@ def split(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str) -> 
         f"CREATE TABLE rows AS SELECT * REPLACE (CAST({_split(connection, recipe, where)} AS TINYINT) AS _s), "
         f"CAST({_period(connection, recipe, where)} AS SMALLINT) AS _p, CAST(0 AS SMALLINT) AS _n FROM ({numbered})"
     )
-    connection.execute(f"DROP {'TABLE kept' if recipe.dedupe else 'VIEW kept; DROP TABLE parsed'}")
+    connection.execute(f"DROP {'TABLE kept' if recipe.table else 'VIEW kept; DROP TABLE parsed'}")
     if not recipe.split.drop_leaks:
         return 0
     before = engine.one(connection, "SELECT count(*) FROM rows")
@@ -55,7 +55,8 @@ def _split(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str) ->
     if rule.last:
         return _last_out(rule.last)
     if rule.column:
-        return "_s"
+        by_hash = _by_hash("_h", Fractions(val=rule.column.val, test=0))
+        return f"CASE WHEN _s = 0 THEN {by_hash} ELSE _s END"
     if not rule.time:
         return "0"
     if rule.time.val_from or rule.time.test_from:

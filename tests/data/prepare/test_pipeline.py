@@ -30,6 +30,7 @@ def test_the_report(bench, frame):
         "rejected": 0,
         "dropped": {"where rating > 1": len(frame) - len(kept), "other domain": 0},
         "deduplicated": 0,
+        "rare": 0,
         "leaked": 0,
         "kept": len(kept),
         "negatives": 0,

@@ -266,7 +266,17 @@ def test_missing_files_and_names_outside_the_pattern(bench):
     assert f"{bench.raw}/part-*.csv: no such file" in bench.fails()
     bench.file("part-1.csv", HEAD + GOOD)
     bench.recipe["log"][0]["pattern"] = r"part-(?P<day>[a-z])\.csv"
-    assert "part-1.csv: the file's name does not match pattern" in bench.fails()
+    assert "part-1.csv does not match pattern" in bench.fails()
+
+
+def test_a_pattern_may_tell_columns_from_folders(bench):
+    for day in ("a", "b"):
+        (bench.raw / f"day-{day}").mkdir()
+        bench.file(f"day-{day}/part-1.csv", HEAD + GOOD)
+    bench.recipe["log"][0] |= {"files": ["*/part-1.csv"], "pattern": r"day-(?P<day>[a-z])/part-(?P<part>\d)\.csv"}
+    bench.recipe["where"] = ["day = 'b' and part = '1'"]
+    rows = bench.run()["rows"]
+    assert rows["read"] == 2 * rows["kept"] > 0
 
 
 def test_a_file_named_twice(bench):

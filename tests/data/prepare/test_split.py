@@ -178,3 +178,14 @@ def test_a_domain_without_rows_in_a_split(bench, frame):
     bench.log(pd.concat([frame, small]))
     bench.recipe["split"] = {"random": {}}
     assert "domain 'tiny' has no rows in split " in bench.fails()
+
+
+def test_a_share_of_a_shipped_training_split_becomes_val(bench, frame):
+    frame["shipped"] = ["test" if n % 5 == 0 else "train" for n in range(len(frame))]
+    bench.recipe["log"][0]["columns"]["shipped"] = "text"
+    bench.recipe |= {"split": {"column": {"column": "shipped", "val": 0.2}}, "seed": 5}
+    found = splits(bench, frame)
+    rows = list(frame.itertuples())
+    shares = [by_share(uniform(5, row.user, row.item, row.time), 0.2, 0.0) for row in rows]
+    want = ["test" if row.shipped == "test" else share for row, share in zip(rows, shares, strict=True)]
+    assert found["split"].tolist() == want and want.count("val") > 50
