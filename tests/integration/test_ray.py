@@ -29,13 +29,6 @@ STEPS_PER_SAVE = 10
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = str(tmp_path_factory.mktemp("data") / "tiny")
-    synthesize(path, configure("tiny", ()))
-    return path
-
-
-@pytest.fixture(scope="module")
 def job(dataset: str) -> Job:
     # tables large enough for a save to last, so that it can be hit
     method = {"dim": 64}
