@@ -14,6 +14,7 @@ from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUs
 
 from mdr_dist import storage
 from mdr_dist.checkpoint.export import Form, export, load_export
+from mdr_dist.checkpoint.lanes import schema_of
 from mdr_dist.config import Job, load_yaml, validated
 from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import UserError
@@ -36,13 +37,14 @@ def evaluate_run(run: str, *, dataset: str = "", split: str = "test") -> dict[st
     """Measure a run's newest state on a split of its data set, or of another with the same schema."""
     job = _job_of(run)
     if dataset:
+        _check_schema(Dataset.open(dataset), schema_of(run), of=f"the run {run}")
         job = job.model_copy(update={"data": job.data.model_copy(update={"path": dataset})})
     plan = plan_of(job)
     saved = outputs(run, plan, job)
     with group_of_one() as device:
         method = plan.method.to(device)
         method.load_state_dict(saved.dense())
-        tables = build_tables(method.tables(), plan.stages, config=job.tables, device=device, seed=job.train.seed)
+        tables = build_tables(plan.tables, plan.stages, config=job.tables, device=device, seed=job.train.seed)
         saved.load(tables, tables.specs)
         return evaluate(
             method, tables, source=plan.source(job), slice_=Slice(split=split), device=device, config=job.eval
@@ -54,11 +56,19 @@ def evaluate_export(path: str, *, dataset: str = "", split: str = "test") -> dic
     job, method, tables = load_export(path)
     data = job.data.model_copy(update={"path": dataset}) if dataset else job.data
     opened = Dataset.open(data.path)
-    if opened.schema.fingerprint != method.schema.fingerprint:
-        raise UserError(f"{data.path}: prepared with another schema than the export {path}; its ids mean other things")
+    _check_schema(opened, method.schema.fingerprint, of=f"the export {path}")
     source = Source(opened, data, seed=job.train.seed, active=method.active)
     cpu = torch.device("cpu")
     return evaluate(method, tables, source=source, slice_=Slice(split=split), device=cpu, config=job.eval)
+
+
+def _check_schema(dataset: Dataset, fingerprint: str, *, of: str) -> None:
+    """Refuse a data set whose ids mean other things than those `of` what is evaluated; an empty fingerprint is any."""
+    if fingerprint not in ("", dataset.schema.fingerprint):
+        raise UserError(
+            f"data set {dataset.path} (domains {', '.join(dataset.schema.domains)}): prepared with another schema than "
+            f"{of}; its ids mean other things"
+        )
 
 
 def export_run(run: str, out: str, *, form: Form) -> dict[str, Any]:

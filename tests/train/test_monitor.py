@@ -40,7 +40,7 @@ def test_losses_are_averaged_between_reports_and_rates_by_hand(tmp_path: Path, c
     told = Monitor(str(tmp_path), echo=said.append, every=2)
     told.started(Progress())
     clock.now = 100.0  # before the epoch: counts for nothing
-    told.start_epoch(STAGE, steps=3)
+    told.start_epoch(STAGE, steps=3, epochs=4)
     for step, loss in enumerate((1.0, 2.0, 7.0), 1):
         clock.now += 2.0
         told.step(Progress(step=step, total=step), {"bce": torch.tensor(loss)}, rows=500)
@@ -57,7 +57,16 @@ def test_losses_are_averaged_between_reports_and_rates_by_hand(tmp_path: Path, c
     assert (last["step"], last["losses"], last["epoch_seconds_left"]) == (3, {"bce": 7.0}, 0.0)  # the epoch's end
     assert (told.rows_total, told.seconds_total) == (1500, 6.0)
     now = json.loads((tmp_path / "progress.json").read_text())
-    assert now == {**now, "stage": "joint", "epoch": 0, "step": 3, "steps": 3, "total": 3, "losses": {"bce": 7.0}}
+    assert now == {
+        **now,
+        "stage": "joint",
+        "epoch": 0,
+        "step": 3,
+        "steps": 3,
+        "epochs": 4,
+        "total": 3,
+        "losses": {"bce": 7.0},
+    }
     assert now["time"] == 1e9 + 106
     assert said == [
         "joint epoch 1 step 2/3  bce 1.5000  250 rows/s  2 s left in the epoch",
@@ -76,7 +85,7 @@ def test_two_processes_average_and_one_writes(tmp_path: Path) -> None:
 def _two(folder: str) -> tuple[float, list[str]]:
     rank, said = dist.get_rank(), []
     told = Monitor(f"{folder}/{rank}", echo=said.append if rank else None, every=1)
-    told.start_epoch(STAGE, steps=1)
+    told.start_epoch(STAGE, steps=1, epochs=1)
     told.step(Progress(step=1, total=1), {"bce": torch.tensor(1.0 + rank)}, rows=10)
     model = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(model.weight)
