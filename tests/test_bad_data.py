@@ -7,14 +7,19 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from mdr_dist import storage
+from mdr_dist.checkpoint.lanes import Outputs
 from mdr_dist.launch.process import group_of_one
+from mdr_dist.train.run import check
 from support.command import mdr, refused
 from support.groups import in_group
-from support.jobs import largest_gap, losses, small_job, train, weights
+from support.jobs import largest_gap, losses, same_bits, small_job, train, weights
 from support.retrieval import DOMAINS, Row, write_log
 
 FEW = {"ks": [2]}
@@ -103,11 +108,18 @@ def test_fewer_users_than_a_batch_are_one_batch(tmp_path: Path) -> None:
 def test_domains_that_are_left_out_change_nothing(
     dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A job on two of three domains does what it does where the third has no rows at all."""
+    """A job on two of three domains does what it does where nobody took anything in the third."""
     shutil.copytree(dataset, tmp_path / "without")
     index = storage.read_json(f"{dataset}/files.json")
-    kept = [file for file in index["files"] if file["domain"] != "d1"]
-    storage.write_json(str(tmp_path / "without" / "files.json"), {"files": kept})
+    for file in index["files"]:
+        if file["domain"] == "d1":
+            path = tmp_path / "without" / file["path"]
+            table = pq.read_table(path, partitioning=None)
+            nobody = pa.array(np.zeros(len(table), np.float32))
+            at = table.schema.get_field_index("label")
+            pq.write_table(table.set_column(at, table.schema.field(at), nobody), path)
+            file["bytes"] = path.stat().st_size
+    storage.write_json(str(tmp_path / "without" / "files.json"), index)
     found: dict[str, Any] = {}
     for name, path in (("whole", dataset), ("without", str(tmp_path / "without"))):
         job = small_job("cat_art", path, data={"domains": ["d0", "d2"]}, train={"epochs": 1})
@@ -117,6 +129,8 @@ def test_domains_that_are_left_out_change_nothing(
     assert list(metrics[0]["lanes"]) == ["smf-d0", "smf-d2", "cat", "art-d0", "art-d2"]
     assert list(metrics[0]["test"]) == ["d0", "d2", "macro"]
     assert metrics[0]["test"] == metrics[1]["test"]
+    alike = {name: Outputs(run, check(job).lanes.values()).dense() for name, run in found.items()}
+    assert same_bits(alike["whole"], alike["without"])
     assert mdr(monkeypatch, "export", found["whole"], tmp_path / "out") == 0
     capsys.readouterr()
     for what in (tmp_path / "out", found["whole"]):
@@ -134,7 +148,5 @@ def test_a_data_set_of_other_domains_is_not_evaluated(
     capsys.readouterr()
     for what, name in ((run, "run"), (tmp_path / "out", "export")):
         said = refused(monkeypatch, capsys, "evaluate", what, "--dataset", dataset)
-        assert said == (
-            f"mdr: error: data set {dataset} (domains d0, d1, d2): prepared with another schema than the {name} {what}; "
-            "its ids mean other things"
-        )
+        assert f": error: data set {dataset} (domains d0, d1, d2): prepared with another schema than the " in said
+        assert said.endswith(f" schema than the {name} {what}; its ids mean other things")
