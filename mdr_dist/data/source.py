@@ -77,7 +77,7 @@ class Source:
         domains = self._domains or tuple(range(len(schema.domains)))
         if len(domains) < 2:
             raise UserError(
-                f"data set {path}: domain {schema.domains[domains[0]]} alone has nothing to transfer from; "
+                f"data set {path}: domain {schema.domains[min(domains)]} alone has nothing to transfer from; "
                 "set data.domains to two domains at least"
             )
         users = self.users("train").in_common

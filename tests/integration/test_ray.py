@@ -146,7 +146,7 @@ def test_a_loss_that_is_not_finite_ends_a_run_at_once(method: str, lane: str, da
     (said,) = (tmp_path / "stderr.txt").read_text().splitlines()
     assert said.startswith(f"mdr: fault: FloatingPointError: stage '{lane.replace('main', 'joint')}': loss ")
     assert said.endswith(f"the traceback is in {run}/error.txt")
-    assert "in train_step" in (run / "error.txt").read_text()
+    assert "in train_lane\n" in (run / "error.txt").read_text()
     assert (run / "lanes" / lane / "events.jsonl").read_text().count('"kind": "start"') == 1
     assert status_of(str(run))["lanes"][lane]["state"] == "failed"
 
