@@ -146,7 +146,7 @@ def status(
     from mdr_dist.watch import shown, watch
 
     if seconds and not as_json:
-        watch(run, seconds=seconds, console=out)
+        watch(run, seconds=seconds, console=Console())
     elif as_json:
         out.print_json(data=status_of(run))
     else:

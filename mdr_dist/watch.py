@@ -6,6 +6,7 @@ import contextlib
 import time
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -14,14 +15,20 @@ from rich.text import Text
 from mdr_dist.launch.status import status_of
 
 STYLES = {"waiting": "dim", "running": "cyan", "finished": "green", "failed": "red"}
-NAMED = 2  # lanes that a lane waits for by name; of more only the number is told
+COLUMNS = ("lane", "after", "workers", "state", "epoch", "step", "losses", "rows/s", "saved")  # saved: at which step
+NAMED = 1  # lanes that a lane waits for by name; of more only the number is told
 
 
 def shown(status: dict[str, Any]) -> Group:
     """What `status_of` found: the run's state, a row a lane in the plan's order, and why it failed."""
     lanes: dict[str, dict[str, Any]] = status["lanes"]
-    title = Text.assemble(status["run"], "  ", (status["state"], STYLES[status["state"]]))
-    table = Table("lane", "after", "workers", "state", "epoch", "step", "losses", "rows/s", "checkpoint")
+    title = Text.assemble(f"{status['run']}  ", (status["state"], STYLES[status["state"]]))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in COLUMNS:  # where it is narrow, losses stand below each other
+        if column == "losses":
+            table.add_column(column, min_width=10)
+        else:
+            table.add_column(column, no_wrap=True)
     for name, lane in lanes.items():
         epoch, step, losses, rate = _progress(name, lane["progress"])
         newest = str(max(lane["checkpoints"], default="-"))

@@ -103,6 +103,10 @@ def test_a_run_from_plan_to_export(
     )
     assert mdr(monkeypatch, "status", run, "--json") == 0
     assert json.loads(capsys.readouterr().out)["state"] == "finished"
+    for watching in ((), ("--watch", 60)):  # nothing is left to wait for
+        assert mdr(monkeypatch, "status", run, *watching) == 0
+        shown = "".join(capsys.readouterr().out.split())  # a narrow terminal may cut the run's path in two
+        assert shown.startswith(f"{run}finishedlane") and "main" in shown
     assert mdr(monkeypatch, "compare", run, run, "--format", "markdown") == 0
     assert capsys.readouterr().out.startswith("| domain | shared_bottom-test auc")
     assert mdr(monkeypatch, "export", run, out) == 0
