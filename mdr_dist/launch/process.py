@@ -22,7 +22,7 @@ from mdr_dist.eval.evaluate import evaluate
 from mdr_dist.stage import Slice
 from mdr_dist.tables import build_tables
 from mdr_dist.train.lane import Echo, train
-from mdr_dist.train.run import JOB, attempt, check, open_run, outputs, plan_of
+from mdr_dist.train.run import JOB, Plan, attempt, check, open_run, outputs, plan_of
 
 
 def train_here(job: Job, runs: str, *, echo: Echo | None = None) -> tuple[str, dict[str, Any]]:
@@ -37,9 +37,8 @@ def evaluate_run(run: str, *, dataset: str = "", split: str = "test") -> dict[st
     """Measure a run's newest state on a split of its data set, or of another with the same schema."""
     job = _job_of(run)
     if dataset:
-        _check_schema(Dataset.open(dataset), schema_of(run), of=f"the run {run}")
         job = job.model_copy(update={"data": job.data.model_copy(update={"path": dataset})})
-    plan = plan_of(job)
+    plan = _plan_of(run, job)
     saved = outputs(run, plan, job)
     with group_of_one() as device:
         method = plan.method.to(device)
@@ -62,6 +61,12 @@ def evaluate_export(path: str, *, dataset: str = "", split: str = "test") -> dic
     return evaluate(method, tables, source=source, slice_=Slice(split=split), device=cpu, config=job.eval)
 
 
+def _plan_of(run: str, job: Job) -> Plan:
+    """The plan of a run that was trained; lanes have other names where domains have."""
+    _check_schema(Dataset.open(job.data.path), schema_of(run), of=f"the run {run}")
+    return plan_of(job)
+
+
 def _check_schema(dataset: Dataset, fingerprint: str, *, of: str) -> None:
     """Refuse a data set whose ids mean other things than those `of` what is evaluated; an empty fingerprint is any."""
     if fingerprint not in ("", dataset.schema.fingerprint):
@@ -74,7 +79,7 @@ def _check_schema(dataset: Dataset, fingerprint: str, *, of: str) -> None:
 def export_run(run: str, out: str, *, form: Form) -> dict[str, Any]:
     """Export a run's newest state; the manifest."""
     job = _job_of(run)
-    plan = plan_of(job)
+    plan = _plan_of(run, job)
     return export(outputs(run, plan, job), out=out, method=plan.method, job=job, form=form)
 
 
