@@ -108,9 +108,8 @@ def report(args: argparse.Namespace, found: dict[int, list[Times]], *, load: flo
     }
     every = [each for rounds in found.values() for each in rounds]
     loads = ", ".join(f"{each['load']:.1f}" for each in every)
-    busy = (
-        " Others kept it busy: this says little of lanes alone; measure again on a quiet machine." if load > 1 else ""
-    )
+    if load > 1:
+        loads += ". Others kept it busy: this says little of lanes alone; measure again on a quiet machine"
     lines = [
         "# Lanes side by side",
         "",
@@ -121,7 +120,7 @@ def report(args: argparse.Namespace, found: dict[int, list[Times]], *, load: flo
         f"seconds, median of {args.rounds} rounds in turn (least to most). The shortest lane trained for "
         f"{min(each['shortest'] for each in every):.0f} s.",
         "",
-        f"Load of the machine (1 minute): {load:.2f} before; at the end of each run, first those in sequence: {loads}.{busy}",
+        f"Load of the machine (1 minute): {load:.2f} before; at the end of each run, first those in sequence: {loads}.",
         "",
         "| lanes | first start to last end | whole command | CPU of the lanes |",
         "|---|---|---|---|",
