@@ -136,11 +136,22 @@ def _launch(job: Any, runs: str, *, address: str, echo: Any) -> tuple[str, dict[
 
 
 @app.command()
-def status(run: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
-    """Show where a run stands."""
+def status(
+    run: Annotated[str, typer.Argument(metavar="RUN")],
+    *,
+    seconds: Annotated[float, typer.Option("--watch", min=0, help="Show it anew every so many seconds.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show where a run and its lanes stand; with --watch until it is finished or failed."""
     from mdr_dist.launch.status import status_of
+    from mdr_dist.watch import shown, watch
 
-    out.print_json(data=status_of(run))
+    if seconds and not as_json:
+        watch(run, seconds=seconds, console=Console())
+    elif as_json:
+        out.print_json(data=status_of(run))
+    else:
+        out.print(shown(status_of(run)))
 
 
 @app.command()

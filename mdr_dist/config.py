@@ -69,9 +69,10 @@ class TrainConfig(Section):
     """How long and how safely.
 
     `patience` evaluations without a gain of `monitor` on the `val` split end a stage, which then returns to its best
-    state; 0: never. `eval_epochs` counts epochs between evaluations, 0: only at the end. A checkpoint is written every
-    `save_minutes` (0: not by time), every `save_steps` steps (0: not by steps) and after every stage; the newest
-    `keep` stay. Losses are reported every `log_steps` steps. `threads` a worker, 0: as torch chooses.
+    state; 0: never. `eval_epochs` counts epochs between evaluations, 0: only at the end, which no patience, of the job
+    or of its method, allows. A checkpoint is written every `save_minutes` (0: not by time), every `save_steps` steps
+    (0: not by steps) and after every stage; the newest `keep` stay. Losses are reported every `log_steps` steps.
+    `threads` a worker, 0: as torch chooses.
     """
 
     epochs: int = Field(default=1, ge=1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -56,7 +56,8 @@ class Slice:
     `mix="joint"` shuffles all domains together; `"alternate"` gives batches of one domain each, in turn.
     `negatives` items a row, drawn from the row's domain, come as the id features `negative_0`, `negative_1`, …
     A row is a row of the data set or, with `unit="user"`, a user of the slice, who comes once whatever the domains;
-    the row's domain is then 0 and its features, but the user's, are their default rows.
+    the row's domain is then 0 and its features, but the user's, are their default rows. Fewer users than a batch holds
+    are one batch, its rest padding; of rows a stage needs a whole batch at least.
     """
 
     split: str = "train"
@@ -166,6 +167,19 @@ class Lane:
         if None in parts or not parts:
             return None
         return tuple(sorted({domain for part in parts for domain in part or ()}))
+
+
+def within(stages: tuple[Stage, ...], domains: tuple[int, ...]) -> tuple[Stage, ...]:
+    """The stages for these domains alone: what names others reads these, or is left out if it names none of these."""
+    kept: list[Stage] = []
+    for stage in stages:
+        named = stage.data.domains
+        own = None if named is None else tuple(domain for domain in named if domain in domains)
+        if own != ():
+            kept.append(replace(stage, data=replace(stage.data, domains=own)))
+    there = {stage.lane for stage in kept}
+    gone = {stage.lane for stage in stages} - there
+    return tuple(replace(stage, needs=tuple(lane for lane in stage.needs if lane not in gone)) for stage in kept)
 
 
 def lanes(stages: tuple[Stage, ...], tables: tuple[TableSpec, ...], dense: tuple[str, ...]) -> dict[str, Lane]:

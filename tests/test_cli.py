@@ -10,16 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mdr_dist import cli, storage
+from mdr_dist import storage
 from mdr_dist.data.synthetic import configure, synthesize
+from support.command import mdr, refused
 from support.jobs import small_job
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = str(tmp_path_factory.mktemp("cli") / "tiny")
-    synthesize(path, configure("tiny", ()))
-    return path
 
 
 @pytest.fixture
@@ -28,25 +22,6 @@ def job(dataset: str, tmp_path: Path) -> Path:
     value = small_job("shared_bottom", dataset, train={"epochs": 1}, data={"batch": 512}).model_dump(mode="json")
     path.write_text(yaml.safe_dump(value))
     return path
-
-
-def mdr(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Run the command line in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["mdr", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
-
-
-def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The one line that a wrong input gives."""
-    assert mdr(monkeypatch, *arguments) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("mdr: error: ")
-    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -126,8 +101,12 @@ def test_a_run_from_plan_to_export(
     assert "taken by another job (dense.lr was" in refused(
         monkeypatch, capsys, "train", job, "--runs", runs, "--set", "dense.lr=0.5"
     )
-    assert mdr(monkeypatch, "status", run) == 0
+    assert mdr(monkeypatch, "status", run, "--json") == 0
     assert json.loads(capsys.readouterr().out)["state"] == "finished"
+    for watching in ((), ("--watch", 60)):  # nothing is left to wait for
+        assert mdr(monkeypatch, "status", run, *watching) == 0
+        shown = "".join(capsys.readouterr().out.split())  # a narrow terminal may cut the run's path in two
+        assert shown.startswith(f"{run}finishedlane") and "main" in shown
     assert mdr(monkeypatch, "compare", run, run, "--format", "markdown") == 0
     assert capsys.readouterr().out.startswith("| domain | shared_bottom-test auc")
     assert mdr(monkeypatch, "export", run, out) == 0
@@ -147,7 +126,7 @@ def test_what_does_not_belong_together(
     synthesize(other, configure("tiny", ("items=50",)))
     capsys.readouterr()
     assert "prepared with another schema" in refused(monkeypatch, capsys, "evaluate", out, "--dataset", other)
-    assert "checkpoint of schema" in refused(monkeypatch, capsys, "evaluate", run, "--dataset", other)
+    assert "prepared with another schema" in refused(monkeypatch, capsys, "evaluate", run, "--dataset", other)
     progress = next((run / "lanes/main/checkpoints").glob("*/progress.json"))
     value = storage.read_json(str(progress))
     value["identity"]["method"] = "mmoe"
@@ -216,7 +195,7 @@ def test_a_fault_leaves_its_traceback_until_an_attempt_succeeds(
     said = capsys.readouterr().err.splitlines()
     assert said == [f"mdr: fault: ZeroDivisionError: division by zero; the traceback is in {run}/error.txt"]
     assert "in _step" in (run / "error.txt").read_text()
-    assert mdr(monkeypatch, "status", run) == 0
+    assert mdr(monkeypatch, "status", run, "--json") == 0
     assert json.loads(capsys.readouterr().out)["state"] == "failed"
     assert mdr(monkeypatch, *command) == 0
     assert not (run / "error.txt").exists()

@@ -55,7 +55,7 @@ def export(saved: Outputs, *, out: str, method: Method, job: Job, form: Form) ->
     try:
         writer.write(DENSE, save_tensors(contiguous(saved.dense())))
         writer.copy(job.data.path, (SCHEMA, *(f"vocabulary/{n}" for n in _vocabularies(job.data.path))))
-        tables = [_table(saved, spec, writer, form=form) for spec in method.tables()]
+        tables = [_table(saved, spec, writer, form=form) for spec in method.tables() if spec.name in saved.tables]
         for lane, folder in saved.folders.items() if form == "checkpoint" else ():
             writer.copy_folder(folder, f"checkpoint/{lane}")
         manifest = {
@@ -86,7 +86,8 @@ def load_export(path: str) -> tuple[Job, Method, PlainTables]:
     reader.verify(SCHEMA)
     method = catalog.build(job.method, read_schema(path), seed=job.train.seed)
     method.load_state_dict(load_tensors(reader.read(DENSE)))
-    tables = PlainTables(method.tables())
+    there = {entry["name"] for entry in manifest["tables"]}
+    tables = PlainTables(tuple(spec for spec in method.tables() if spec.name in there))
     for entry in manifest["tables"]:
         parts = list(_parts(path, entry, reader, form=manifest["format"], spec=tables.specs[entry["name"]]))
         tables.load_table(entry["name"], torch.cat(parts))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from torch import Tensor
 
@@ -41,6 +41,15 @@ def checkpoints_of(run: str, lane: str) -> Checkpoints:
     return Checkpoints(storage.join(lane_folder(run, lane), "checkpoints"))
 
 
+def schema_of(run: str) -> str:
+    """The fingerprint of the schema that a run's checkpoints are of; empty while there is none."""
+    for lane in storage.names(storage.join(run, "lanes")):
+        checkpoints = checkpoints_of(run, unquote(lane))
+        if (number := checkpoints.latest()) is not None:
+            return checkpoints.progress(number)["identity"]["schema"]
+    return ""
+
+
 class Outputs:
     """The newest checkpoints of some lanes of a run, in the plan's order; a `UserError` for a lane that has none."""
 
@@ -62,6 +71,11 @@ class Outputs:
     def folders(self) -> dict[str, str]:
         """Lane → its newest checkpoint's folder."""
         return {lane.name: self._folder(lane.name) for lane in self._lanes}
+
+    @property
+    def tables(self) -> frozenset[str]:
+        """The tables that these lanes saved: a run without some domains has not all of its method's."""
+        return frozenset(self._owner)
 
     def folder(self, table: str) -> str:
         """The checkpoint folder that holds a table; `KeyError` if none does."""

@@ -19,7 +19,7 @@ from mdr_dist.data.columns import check_ids, check_users, plain
 from mdr_dist.data.mapped import Arrays, check_free, mapped
 from mdr_dist.data.order import Ints
 from mdr_dist.data.reader import Group, Reader
-from mdr_dist.schema import USER_KEY
+from mdr_dist.schema import USER_KEY, Schema
 
 _CHUNK = 1 << 22  # positives worked on at a time
 
@@ -85,6 +85,28 @@ def select(reader: Reader, domain: int, *, split: str, period: int | None, upto:
     return tuple(group for group in groups if period is None or group.shard.period <= period)
 
 
+def count_items(reader: Reader, domain: int, *, period: int | None, enough: int) -> int:
+    """How many items a domain's training split has, up to a period if one is given, as `Interactions.items` counts.
+
+    It reads no further once there are `enough`.
+    """
+    schema, types = reader.dataset.schema, reader.layout.types
+    found = np.zeros(0, dtype=np.int64)
+    for group in select(reader, domain, split="train", period=period, upto=True):
+        if len(found) >= enough:
+            break
+        table = reader.table(group, [schema.item])
+        item = plain(table, schema.item, expected=types[schema.item], where=reader.where(group)).to_numpy()
+        found = np.union1d(found, item[item != _default(schema, domain)])
+    return len(found)
+
+
+def _default(schema: Schema, domain: int) -> int:
+    """The id of a domain's default item."""
+    starts = schema[schema.item].starts
+    return starts[domain] if starts else 0
+
+
 def _build(reader: Reader, groups: tuple[Group, ...], default: bool, folder: str) -> Arrays:
     """The arrays; positives are collected and sorted in mapped files, not on the heap."""
     count = sum(group.rows for group in groups)
@@ -110,7 +132,7 @@ def _collect(reader: Reader, groups: tuple[Group, ...], pairs: Ints, *, default:
         user_key, item_id, *label = (plain(table, name, expected=types[name], where=where).to_numpy() for name in names)
         check_ids(item_id, item, where)
         check_users(user_key, where, limit=np.iinfo(np.int64).max // item.rows)
-        left_out = -1 if default else item.starts[group.domain] if item.starts else 0
+        left_out = -1 if default else _default(schema, group.domain)
         seen[item_id[item_id != left_out]] = True
         chosen = (item_id != left_out) & (label[0] > 0.5 if label else True)
         found = user_key[chosen] * item.rows + item_id[chosen]

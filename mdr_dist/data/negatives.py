@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdr_dist.data.columns import Array
-from mdr_dist.data.interactions import Interactions
+from mdr_dist.data.interactions import Interactions, count_items
 from mdr_dist.data.order import Ints
 from mdr_dist.data.reader import Reader
 from mdr_dist.errors import UserError
@@ -30,12 +30,7 @@ class Negatives(Interactions):
         `UserError` if the domain has fewer than two items.
         """
         found = cls.open(reader, domain=domain, period=period, upto=True)
-        if len(found.items) < 2:
-            name = reader.dataset.schema.domains[domain]
-            raise UserError(
-                f"domain {name} has {len(found.items)} items in the train split of data set {reader.dataset.path}; "
-                "negatives need two at least: leave the domain out of data.domains"
-            )
+        _refuse_few(reader, domain, len(found.items))
         return found
 
     def draw(self, user_key: Array, item: Array, uniform: NDArray[np.float64]) -> Ints:
@@ -63,6 +58,20 @@ class Negatives(Interactions):
             other = (uniform * (size - 1)).astype(np.int64)
             at = np.where(everything, other + (other >= own), at)
         return self.items[at]
+
+
+def check_items(reader: Reader, *, domain: int, period: int | None = None) -> None:
+    """Raise what `Negatives.of_training` would, at less cost."""
+    _refuse_few(reader, domain, count_items(reader, domain, period=period, enough=2))
+
+
+def _refuse_few(reader: Reader, domain: int, items: int) -> None:
+    if items < 2:
+        name, count = reader.dataset.schema.domains[domain], ("no item", "one item alone")[items]
+        raise UserError(
+            f"domain {name} has {count} in the train split of data set {reader.dataset.path}; "
+            "negatives need two at least: set data.domains to other domains"
+        )
 
 
 def uniforms(place: Ints, draws: int, seed: int) -> NDArray[np.float64]:

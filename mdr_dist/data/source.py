@@ -16,7 +16,7 @@ from mdr_dist.batch import Batch
 from mdr_dist.config import DataConfig
 from mdr_dist.data.collate import Pick, collate
 from mdr_dist.data.columns import Array, Columns
-from mdr_dist.data.negatives import Negatives, uniforms
+from mdr_dist.data.negatives import Negatives, check_items, uniforms
 from mdr_dist.data.order import Ints, Order, Plan, count_streams, dealt, permutation, seed_of, stratified
 from mdr_dist.data.prefetch import prefetch
 from mdr_dist.data.reader import Dataset, Group, Reader
@@ -41,6 +41,7 @@ class Source:
     ) -> None:
         self._active = active
         self.dataset, self._data, self._seed, self._rank, self._world = dataset, data, seed, rank, world
+        self._domains = tuple(map(dataset.schema.domain_index, data.domains)) or None
         self._streams = count_streams(data.batch, data.streams)
         if world > self._streams:
             raise UserError(
@@ -64,9 +65,33 @@ class Source:
         """Batches of a training epoch; a `UserError` if the slice cannot be trained on."""
         return self._plan(slice, "", 0).steps
 
+    def check(self, slice: Slice) -> None:
+        """Raise `UserError` if the slice cannot be trained on, as `steps` does, or has no negatives to draw."""
+        self.steps(slice)
+        for domain in self.domains(slice) if slice.negatives else ():
+            check_items(self.reader, domain=domain, period=slice.period)
+
+    def check_in_common(self) -> None:
+        """Raise `UserError` unless there are two domains at least, each with two users in common with the others."""
+        schema, path = self.dataset.schema, self.dataset.path
+        domains = self._domains or tuple(range(len(schema.domains)))
+        if len(domains) < 2:
+            raise UserError(
+                f"data set {path}: domain {schema.domains[min(domains)]} alone has nothing to transfer from; "
+                "set data.domains to two domains at least"
+            )
+        users = self.users("train").in_common
+        if few := [domain for domain in domains if users[domain] < 2]:
+            count = ("no user", "one user alone")[users[few[0]]]
+            raise UserError(
+                f"domain {schema.domains[few[0]]} has {count} in common with the other domains in the train split of "
+                f"data set {path}; transfer needs two at least: set data.domains to other domains"
+            )
+
     def batches(self, slice: Slice, *, stage: str, epoch: int, start: int = 0) -> Iterator[Batch]:
         """An epoch in training order from batch `start` on: every row once, shuffled by (seed, stage, epoch).
 
+        The last batch of each stream is padded; so fewer users than a batch holds are one batch, the rest padding.
         `start` costs what the first batch costs: nothing before it is read. A wrong slice raises at once; what is
         wrong with a shard raises at the batch that needs it.
         """
@@ -88,13 +113,13 @@ class Source:
 
     def _select(self, slice: Slice, *, strict: bool) -> tuple[Group, ...]:
         """The slice's row groups; every domain must have rows if domains are named, or if `strict`."""
-        if slice.unit == "user":
-            return self.users(slice.split, slice.period).groups()
         schema, where = self.dataset.schema, f"split {slice.split} of data set {self.dataset.path}"
         where += "" if slice.period is None else f", period {slice.period}"
-        domains = slice.domains
-        if domains is None and self._data.domains:
-            domains = tuple(map(schema.domain_index, self._data.domains))
+        if slice.unit == "user":
+            if not (users := self.users(slice.split, slice.period).groups()):
+                raise UserError(f"no user has a positive row in {where}; data.domains says which domains are read")
+            return users
+        domains = self._domains if slice.domains is None else slice.domains
         named, domains = domains is not None, domains or tuple(range(len(schema.domains)))
         if beyond := [k for k in domains if not 0 <= k < len(schema.domains)]:
             raise UserError(f"there is no domain number {beyond[0]} in data set {self.dataset.path}")
@@ -108,7 +133,7 @@ class Source:
     def _plan(self, slice: Slice, stage: str, epoch: int) -> Plan:
         groups = self._select(slice, strict=True)
         rows = sum(group.rows for group in groups)
-        if rows < self._data.batch:
+        if slice.unit == "row" and rows < self._data.batch:
             raise UserError(
                 f"split {slice.split} of data set {self.dataset.path} has {rows} rows for this stage, fewer than one "
                 f"batch of {self._data.batch}: lower data.batch to at most {rows}"
@@ -126,9 +151,9 @@ class Source:
         return Plan(tuple(orders))
 
     def users(self, split: str, period: int | None = None) -> Users:
-        """The users of a split and where they are active."""
+        """The users of a split and where they are active, among the domains that are read."""
         if (split, period) not in self._users:
-            self._users[split, period] = Users.open(self.reader, split=split, period=period)
+            self._users[split, period] = Users.open(self.reader, split=split, period=period, domains=self._domains)
         return self._users[split, period]
 
     def _open_extras(self, slice: Slice) -> None:

@@ -33,10 +33,20 @@ class Users:
     active: NDArray[np.float32]
 
     @classmethod
-    def open(cls, reader: Reader, *, split: str, period: int | None = None) -> Users:
-        """The users of a split, up to a period if one is given."""
-        found = mapped(reader, "users", key=(split, period), build=lambda _: _build(reader, split, period))
+    def open(
+        cls, reader: Reader, *, split: str, period: int | None = None, domains: tuple[int, ...] | None = None
+    ) -> Users:
+        """The users of a split, up to a period if one is given, as if there were these domains alone (`None`: all)."""
+        every = domains or tuple(range(len(reader.dataset.schema.domains)))
+        found = mapped(
+            reader, "users", key=(split, period, every), build=lambda _: _build(reader, split, period, every)
+        )
         return cls(found["keys"], found["ids"], found["active"])
+
+    @property
+    def in_common(self) -> Ints:
+        """[K] how many users of each domain are active in another one too."""
+        return self.active[self.active.sum(1) > 1].sum(0).astype(np.int64)
 
     def active_of(self, user_key: Array) -> NDArray[np.float32]:
         """[B, K] the domains that users [B] are active in; a user who is not among these is active in none."""
@@ -67,14 +77,13 @@ class Users:
         return Columns(ids, floats, np.asarray(self.keys[part]), {f.name: empty for f in layout.lists}, 0)
 
 
-def _build(reader: Reader, split: str, period: int | None) -> Arrays:
-    domains = range(len(reader.dataset.schema.domains))
-    by_domain = [_of_domain(reader, split, domain=domain, period=period) for domain in domains]
-    keys, first = np.unique(np.concatenate([own for own, _ in by_domain]), return_index=True)
-    active = np.zeros((len(keys), len(by_domain)), dtype=np.float32)
-    for domain, (own, _) in enumerate(by_domain):
+def _build(reader: Reader, split: str, period: int | None, domains: tuple[int, ...]) -> Arrays:
+    by_domain = {domain: _of_domain(reader, split, domain=domain, period=period) for domain in domains}
+    keys, first = np.unique(np.concatenate([own for own, _ in by_domain.values()]), return_index=True)
+    active = np.zeros((len(keys), len(reader.dataset.schema.domains)), dtype=np.float32)
+    for domain, (own, _) in by_domain.items():
         active[np.searchsorted(keys, own), domain] = 1
-    return {"keys": keys, "ids": np.concatenate([ids for _, ids in by_domain])[first], "active": active}
+    return {"keys": keys, "ids": np.concatenate([ids for _, ids in by_domain.values()])[first], "active": active}
 
 
 def _of_domain(reader: Reader, split: str, *, domain: int, period: int | None) -> tuple[Ints, Ints]:

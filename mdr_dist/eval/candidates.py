@@ -16,7 +16,7 @@ import numpy as np
 
 from mdr_dist.batch import Batch
 from mdr_dist.config import EvalConfig
-from mdr_dist.data.interactions import Interactions, select
+from mdr_dist.data.interactions import Interactions, count_items, select
 from mdr_dist.data.order import Ints, permutation
 from mdr_dist.data.profiles import Profiles
 from mdr_dist.data.source import Source
@@ -36,6 +36,21 @@ class Asked:
     unrankable: Ints
 
 
+def check_catalogue(source: Source, slice_: Slice, *, domain: int, config: EvalConfig) -> None:
+    """Raise what `Candidates` would for a k beyond the catalogue, at less cost."""
+    items = count_items(source.reader, domain, period=slice_.period, enough=max(config.ks))
+    _refuse_long(source, domain, items=items, config=config)
+
+
+def _refuse_long(source: Source, domain: int, *, items: int, config: EvalConfig) -> None:
+    if max(config.ks) > items:
+        name, path = source.dataset.schema.domains[domain], source.dataset.path
+        raise UserError(
+            f"eval.ks: {max(config.ks)} exceeds the catalogue of domain {name}, {items} items in the train split of "
+            f"data set {path}; ask for at most {items}"
+        )
+
+
 class Candidates:
     """A domain's catalogue and the users of a split.
 
@@ -51,11 +66,7 @@ class Candidates:
         self.name = source.dataset.schema.domains[domain]
         self._catalogue = self._open("train", upto=True)
         self.items = len(self._catalogue.items)
-        if max(config.ks) > self.items:
-            raise UserError(
-                f"eval.ks: {max(config.ks)} exceeds the catalogue of domain {self.name}, {self.items} items in the "
-                f"train split of data set {source.dataset.path}; ask for at most {self.items}"
-            )
+        _refuse_long(source, domain, items=self.items, config=config)
         earlier = [self._open(split, upto=True) for split in _EARLIER.get(slice_.split, ("train", "val"))]
         self._earlier = [(taken, self._places(taken)) for taken in earlier]
         self._asked = self._open(slice_.split, upto=False, default=True)

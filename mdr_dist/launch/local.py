@@ -31,7 +31,7 @@ from mdr_dist.launch.graph import run_lanes
 from mdr_dist.launch.process import group_of_one
 from mdr_dist.train.lane import Echo, train_lane
 from mdr_dist.train.monitor import line_of
-from mdr_dist.train.run import ERROR, METRICS, PLAN, attempt, check, finish, open_run, write_error
+from mdr_dist.train.run import ERROR, METRICS, PLAN, attempt, check, finish, open_run, raise_error, write_error
 
 OBJECT_STORE_BYTES = 256 * 2**20
 # the controller polls this often (seconds); it decides how fast a dead worker is noticed
@@ -108,18 +108,19 @@ class _Lanes:
     workers: dict[str, int]
 
     def train(self, lane: str) -> None:
-        """Train a lane to its end; what stops a worker for good is raised."""
+        """Train a lane to its end; what stops a worker for good is raised, whatever Ray made of it."""
+        failure: Exception | None = None
         config = {"job": self.job.model_dump(mode="json"), "run": self.run, "lane": lane}
         try:
             if self.workers[lane] == 1:
                 self._task(config)
             else:
                 self._group(config, self.workers[lane])
-        except (RayTaskError, ray.train.TrainingFailedError):
-            error = storage.join(self.run, ERROR)
-            if storage.exists(error):
-                raise UserError(storage.read_json(error)["error"]) from None
-            raise
+        except (RayTaskError, ray.train.TrainingFailedError) as error:
+            failure = error
+        raise_error(self.run)
+        if failure:
+            raise failure
 
     def _task(self, config: dict[str, Any]) -> None:
         launch = self.job.launch
@@ -165,13 +166,13 @@ def _together(config: dict[str, Any]) -> None:
 
 
 def _work(config: dict[str, Any], device: Any) -> None:
-    job, run = Job.model_validate(config["job"]), config["run"]
+    job, run, lane = Job.model_validate(config["job"]), config["run"], config["lane"]
     if storage.exists(storage.join(run, ERROR)):
-        return  # a retry cannot mend the user's input
+        return  # Ray tries again, but neither the user's input nor a loss that is not finite would be another
     try:
-        train_lane(job, run, lane=config["lane"], device=device)
-    except UserError as error:
-        write_error(run, error)
+        train_lane(job, run, lane=lane, device=device)
+    except (UserError, FloatingPointError) as error:
+        write_error(run, error, lane=lane)
         raise
 
 

@@ -14,6 +14,7 @@ from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUs
 
 from mdr_dist import storage
 from mdr_dist.checkpoint.export import Form, export, load_export
+from mdr_dist.checkpoint.lanes import schema_of
 from mdr_dist.config import Job, load_yaml, validated
 from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import UserError
@@ -21,7 +22,7 @@ from mdr_dist.eval.evaluate import evaluate
 from mdr_dist.stage import Slice
 from mdr_dist.tables import build_tables
 from mdr_dist.train.lane import Echo, train
-from mdr_dist.train.run import JOB, attempt, check, open_run, outputs, plan_of
+from mdr_dist.train.run import JOB, Plan, attempt, check, open_run, outputs, plan_of
 
 
 def train_here(job: Job, runs: str, *, echo: Echo | None = None) -> tuple[str, dict[str, Any]]:
@@ -37,12 +38,12 @@ def evaluate_run(run: str, *, dataset: str = "", split: str = "test") -> dict[st
     job = _job_of(run)
     if dataset:
         job = job.model_copy(update={"data": job.data.model_copy(update={"path": dataset})})
-    plan = plan_of(job)
+    plan = _plan_of(run, job)
     saved = outputs(run, plan, job)
     with group_of_one() as device:
         method = plan.method.to(device)
         method.load_state_dict(saved.dense())
-        tables = build_tables(method.tables(), plan.stages, config=job.tables, device=device, seed=job.train.seed)
+        tables = build_tables(plan.tables, plan.stages, config=job.tables, device=device, seed=job.train.seed)
         saved.load(tables, tables.specs)
         source, slice_ = plan.source(job), Slice(split=split)
         return evaluate(method, tables, source=source, slice_=slice_, device=device, config=job.eval).metrics
@@ -53,17 +54,31 @@ def evaluate_export(path: str, *, dataset: str = "", split: str = "test") -> dic
     job, method, tables = load_export(path)
     data = job.data.model_copy(update={"path": dataset}) if dataset else job.data
     opened = Dataset.open(data.path)
-    if opened.schema.fingerprint != method.schema.fingerprint:
-        raise UserError(f"{data.path}: prepared with another schema than the export {path}; its ids mean other things")
+    _check_schema(opened, method.schema.fingerprint, of=f"the export {path}")
     source = Source(opened, data, seed=job.train.seed, active=method.active)
     cpu = torch.device("cpu")
     return evaluate(method, tables, source=source, slice_=Slice(split=split), device=cpu, config=job.eval).metrics
 
 
+def _plan_of(run: str, job: Job) -> Plan:
+    """The plan of a run that was trained; lanes have other names where domains have."""
+    _check_schema(Dataset.open(job.data.path), schema_of(run), of=f"the run {run}")
+    return plan_of(job)
+
+
+def _check_schema(dataset: Dataset, fingerprint: str, *, of: str) -> None:
+    """Refuse a data set whose ids mean other things than those `of` what is evaluated; an empty fingerprint is any."""
+    if fingerprint not in ("", dataset.schema.fingerprint):
+        raise UserError(
+            f"data set {dataset.path} (domains {', '.join(dataset.schema.domains)}): prepared with another schema than "
+            f"{of}; its ids mean other things"
+        )
+
+
 def export_run(run: str, out: str, *, form: Form) -> dict[str, Any]:
     """Export a run's newest state; the manifest."""
     job = _job_of(run)
-    plan = plan_of(job)
+    plan = _plan_of(run, job)
     return export(outputs(run, plan, job), out=out, method=plan.method, job=job, form=form)
 
 

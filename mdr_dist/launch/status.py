@@ -11,37 +11,59 @@ from mdr_dist.train.run import ERROR, JOB, METRICS, PLAN, TRACEBACK
 
 
 def status_of(run: str) -> dict[str, Any]:
-    """State of a run and of each of its lanes: `waiting`, `running`, `failed` (the run) or `finished`.
+    """State of a run and of each of its lanes: `waiting`, `running`, `failed` or `finished`.
 
-    A lane has besides what it waits for, its last report and its finished checkpoints; a finished run its result.
+    A lane has besides what it waits for, its last report and its finished checkpoints; a failed run the `error`, a
+    finished one its result. A file that is half written counts as not there.
     """
     if not storage.exists(storage.join(run, JOB)):
         raise UserError(f"{run}: not a run (no {JOB})")
-    path = storage.join(run, PLAN)
+    metrics, plan = _read(run, METRICS), _read(run, PLAN)
+    error = None if metrics else _error(run)
+    left = _read(run, ERROR) or {}
     lanes = {
-        lane["name"]: _lane(run, lane) for lane in (storage.read_json(path)["lanes"] if storage.exists(path) else ())
+        lane["name"]: _lane(run, lane, failed=error is not None and left.get("lane", lane["name"]) == lane["name"])
+        for lane in (plan or {"lanes": ()})["lanes"]
     }
-    finished = storage.exists(storage.join(run, METRICS))
     state = "running" if any(lane["state"] != "waiting" for lane in lanes.values()) else "waiting"
-    if any(storage.exists(storage.join(run, name)) for name in (ERROR, TRACEBACK)):
-        state = "failed"
     return {
         "run": run,
-        "state": "finished" if finished else state,
+        "state": "finished" if metrics else "failed" if error is not None else state,
+        "error": error,
         "lanes": lanes,
-        "test": storage.read_json(storage.join(run, METRICS))["test"] if finished else None,
+        "test": metrics["test"] if metrics else None,
     }
 
 
-def _lane(run: str, lane: dict[str, Any]) -> dict[str, Any]:
+def _lane(run: str, lane: dict[str, Any], *, failed: bool) -> dict[str, Any]:
+    """`failed`: what stopped the run may have been this lane; it was if the lane had begun and is not done."""
     folder = lane_folder(run, lane["name"])
-    live = storage.join(folder, "progress.json")
-    progress = storage.read_json(live) if storage.exists(live) else None
-    state = "running" if progress else "waiting"
+    begun = any(storage.exists(storage.join(folder, name)) for name in ("progress.json", "events.jsonl"))
+    state = ("failed" if failed else "running") if begun else "waiting"
     return {
         "state": "finished" if storage.exists(storage.join(folder, RESULT)) else state,
         "after": lane["after"],
         "workers": lane["workers"],
-        "progress": progress,
+        "progress": _read(folder, "progress.json"),
         "checkpoints": checkpoints_of(run, lane["name"]).numbers(),
     }
+
+
+def _error(run: str) -> str | None:
+    """Why the last attempt failed, in a line; `None` if it did not."""
+    if storage.exists(storage.join(run, ERROR)):
+        return (_read(run, ERROR) or {}).get("error", "")
+    path = storage.join(run, TRACEBACK)
+    if not storage.exists(path):
+        return None
+    lines = storage.read_bytes(path).decode(errors="replace").splitlines()
+    return next((line for line in reversed(lines) if line.strip()), "")
+
+
+def _read(folder: str, name: str) -> dict[str, Any] | None:
+    """A JSON object, if it is there and whole."""
+    try:
+        value = storage.read_json(storage.join(folder, name))
+    except UserError:
+        return None
+    return value if isinstance(value, dict) else None

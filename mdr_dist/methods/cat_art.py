@@ -123,11 +123,20 @@ class CatArt(RetrieveMethod):
             padded_BKD = self.cat.padded(blocks_BKD, there_BK)
             global_BD = self.cat.encode(padded_BKD)
         own_BD, out_BD = self.own_user(rows, batch), torch.zeros_like(global_BD)
-        for k, art in enumerate(self.art):
-            if f"item/{k}.{self.schema.item}" in rows:
-                here = (batch.domain == k)[:, None]
-                out_BD = torch.where(here, art(own_BD, padded_BKD, global_BD=global_BD, batch=batch), out_BD)
+        for k in self._units(rows, batch):
+            here = (batch.domain == k)[:, None]
+            out_BD = torch.where(here, self.art[k](own_BD, padded_BKD, global_BD=global_BD, batch=batch), out_BD)
         return out_BD
+
+    def _units(self, rows: Rows, batch: Batch) -> list[int]:
+        """The attention units to use: of the domains at hand; of several, as in evaluation, those that rows are of.
+
+        Rows' domains are read back from the device for that, once for a batch; a stage has one unit and needs none.
+        """
+        at_hand = [k for k in self.domains if f"item/{k}.{self.schema.item}" in rows]
+        if len(at_hand) == 1:
+            return at_hand
+        return sorted(set(batch.domain.unique().tolist()).intersection(at_hand))
 
     def encode_losses(self, rows: Rows, batch: Batch) -> Losses:
         """`reconstruct`, and `reconstruct_masked` and `contrast` of users with a random domain masked."""

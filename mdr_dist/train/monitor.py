@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -17,11 +18,14 @@ from mdr_dist.events import Events
 from mdr_dist.stage import Stage
 from mdr_dist.train.progress import Progress
 
+NOT_FINITE = "lower learning rates, or look at the data"  # what to do about such a loss
+
 
 class Monitor:
     """Collects losses and rates; process 0 writes them below `lane` and passes each line to `echo`.
 
-    Losses are averaged over processes and over the steps since the last report.
+    Losses are averaged over processes and over the steps since the last report. Reading them waits for the device, so
+    only there, and before a checkpoint, is it seen whether they are finite: on any device, by all processes at once.
     """
 
     def __init__(self, lane: str, *, echo: Callable[[str], None] | None = None, every: int = 50) -> None:
@@ -32,22 +36,26 @@ class Monitor:
         self._count = 0
         self._rows = 0
         self._mark = time.monotonic()
-        self._stage, self._steps, self._label = "", 0, ""
+        self._stage, self._steps, self._epochs = "", 0, 0
         self.rows_total, self.seconds_total = 0, 0.0
 
-    def start_epoch(self, stage: Stage, *, steps: int) -> None:
-        """An epoch begins, or is taken up again."""
-        self._stage, self._steps = stage.name, steps
+    def start_epoch(self, stage: Stage, *, steps: int, epochs: int) -> None:
+        """An epoch of `epochs` at most begins, or is taken up again."""
+        self._stage, self._steps, self._epochs = stage.name, steps, epochs
         self._mark = time.monotonic()
 
     def step(self, progress: Progress, losses: dict[str, Tensor], *, rows: int) -> None:
-        """A step was taken."""
+        """A step was taken; errors as in `check` where it is reported."""
         for name, loss in losses.items():
             self._sums[name] = self._sums[name] + loss if name in self._sums else loss.clone()
         self._count += 1
         self._rows += rows
         if self._count >= self._every or progress.step >= self._steps:
             self._report(progress)
+
+    def check(self, progress: Progress) -> None:
+        """Raise `FloatingPointError` if a loss since the last report is not finite, in every process."""
+        self._means(progress)
 
     def validated(self, stage: Stage, progress: Progress, *, metrics: dict[str, Any], monitor: str) -> None:
         """The validation split was measured, for the sake of the metric `monitor`."""
@@ -68,22 +76,40 @@ class Monitor:
             self._events.flush()
 
     def _report(self, progress: Progress) -> None:
+        losses = self._means(progress)
+        seconds = max(time.monotonic() - self._mark, 1e-9)
+        self.rows_total += self._rows
+        self.seconds_total += seconds
+        left = (self._steps - progress.step) * seconds / self._count
+        now = {"kind": "step", "stage": self._stage, **_place(progress), "steps": self._steps, "epochs": self._epochs}
+        now |= {
+            "losses": losses,
+            "rows_per_second": round(self._rows / seconds, 1),
+            "epoch_seconds_left": round(left, 1),
+        }
+        self._write(now)
+        if is_first():
+            storage.write_json(storage.join(self._lane, "progress.json"), {**now, "time": time.time()})
+        self._sums, self._count, self._rows, self._mark = {}, 0, 0, time.monotonic()
+
+    def _means(self, progress: Progress) -> dict[str, float]:
+        """The losses since the last report; `FloatingPointError` if one is not finite."""
+        if not self._sums:
+            return {}
         names = sorted(self._sums)
         means = torch.stack([self._sums[name].detach() for name in names]) / self._count
         if world_size() > 1:
             dist.all_reduce(means)
             means /= world_size()
-        seconds = max(time.monotonic() - self._mark, 1e-9)
-        self.rows_total += self._rows
-        self.seconds_total += seconds
-        losses = dict(zip(names, means.tolist(), strict=True))
-        left = (self._steps - progress.step) * seconds / self._count
-        now = {"kind": "step", "stage": self._stage, **_place(progress), "steps": self._steps, "losses": losses}
-        now |= {"rows_per_second": round(self._rows / seconds, 1), "epoch_seconds_left": round(left, 1)}
-        self._write(now)
-        if is_first():
-            storage.write_json(storage.join(self._lane, "progress.json"), {**now, "time": time.time()})
-        self._sums, self._count, self._rows, self._mark = {}, 0, 0, time.monotonic()
+        found = dict(zip(names, means.tolist(), strict=True))
+        for name, mean in found.items():
+            if not math.isfinite(mean):
+                first, at = progress.step - self._count + 1, f"epoch {progress.epoch + 1}"
+                steps = f"steps {first} to {progress.step}" if first < progress.step else f"step {first}"
+                raise FloatingPointError(
+                    f"stage {self._stage!r}: loss {name!r} is {mean} at {at}, {steps}; {NOT_FINITE}"
+                )
+        return found
 
     def _write(self, event: dict[str, Any]) -> None:
         if self._events:

@@ -10,7 +10,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,13 +21,14 @@ from mdr_dist.checkpoint.lanes import RESULT, Outputs, lane_folder
 from mdr_dist.config import Job, load_yaml, validated
 from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import Fault, Stopped, UserError
+from mdr_dist.eval.candidates import check_catalogue
 from mdr_dist.eval.evaluate import metric_names
 from mdr_dist.eval.metrics import combined
 from mdr_dist.methods.base import Method
-from mdr_dist.stage import Lane, Slice, Stage, TableSpec, lanes
+from mdr_dist.stage import Lane, Slice, Stage, TableSpec, lanes, within
 from mdr_dist.tables import check_tables
 from mdr_dist.tables import plan as plan_tables
-from mdr_dist.train.trainer import held_out, monitored
+from mdr_dist.train.trainer import LOSS, held_out, monitored, patience_of
 
 JOB, PLAN, METRICS = "job.yaml", "plan.json", "metrics.json"
 ERROR, TRACEBACK = "error.json", "error.txt"  # why the last attempt failed: the user's line, or a fault of ours
@@ -51,6 +52,12 @@ class Plan:
         """The lanes that no other needs: they measure the run."""
         needed = {name for lane in self.lanes.values() for name in lane.upstream}
         return tuple(lane for name, lane in self.lanes.items() if name not in needed)
+
+    @property
+    def tables(self) -> tuple[TableSpec, ...]:
+        """The tables that some lane holds: those of domains that are left out, none does."""
+        read = frozenset[str]().union(*(lane.reads for lane in self.lanes.values()))
+        return tuple(spec for spec in self.method.tables() if spec.name in read)
 
     def specs(self, lane: Lane) -> tuple[TableSpec, ...]:
         """The tables that a lane holds."""
@@ -80,7 +87,7 @@ class Plan:
 
     def to_json(self, job: Job, *, workers: int, device: str) -> dict[str, Any]:
         """Stages, lanes and table placement, as `plan.json` holds them."""
-        placed = plan_tables(self.method.tables(), job.tables, world_size=workers, device=device)
+        placed = plan_tables(self.tables, job.tables, world_size=workers, device=device)
         each = self.workers(workers)
         return {
             "stages": [
@@ -99,26 +106,49 @@ def check(job: Job) -> Plan:
     plan = plan_of(job)
     source = plan.source(job)
     for stage in plan.stages:
-        source.steps(stage.data)
-        if job.train.eval_epochs:
-            monitored(stage, job.train, metric_names(plan.method, job.eval))
-            source.rows(held_out(stage))
-    source.rows(plan.test)
+        source.check(stage.data)
+        _check_evaluations(stage, plan, source, job=job)
+    for lane in plan.last:
+        _check_measured(replace(plan.test, domains=lane.domains), plan, source, job=job)
+    if plan.method.active:
+        source.check_in_common()
     on_gpu = job.launch.gpus_per_worker or (not job.launch.workers and torch.cuda.is_available())
     for name, workers in plan.workers(max(job.launch.workers, 1)).items():
         plan_tables(plan.specs(plan.lanes[name]), job.tables, world_size=workers, device="cuda" if on_gpu else "cpu")
     return plan
 
 
+def _check_evaluations(stage: Stage, plan: Plan, source: Source, *, job: Job) -> None:
+    """What a stage asks of the evaluations while it trains."""
+    if not job.train.eval_epochs:
+        if patience := patience_of(stage, job.train):
+            whose = "train.patience" if stage.until.patience is None else f"method {job.method['name']}, its patience"
+            raise UserError(
+                f"train.eval_epochs: 0 means no evaluation while stage {stage.name!r} trains, which is to end after "
+                f"{patience} of them without a gain ({whose}); set eval_epochs to 1, or that patience to 0"
+            )
+    elif monitored(stage, job.train, metric_names(plan.method, job.eval)) == LOSS:
+        source.rows(replace(stage.data, split="val"))
+    else:
+        _check_measured(held_out(stage), plan, source, job=job)
+
+
+def _check_measured(slice_: Slice, plan: Plan, source: Source, *, job: Job) -> None:
+    """What an evaluation asks of a slice."""
+    for domain in source.domains(slice_):
+        if plan.method.task == "retrieve":
+            check_catalogue(source, slice_, domain=domain, config=job.eval)
+
+
 def plan_of(job: Job) -> Plan:
     """A job's data set, method and stages, whether or not there are rows to train them on."""
     dataset = Dataset.open(job.data.path)
-    for name in job.data.domains:
-        dataset.schema.domain_index(name)
+    domains = tuple(dataset.schema.domain_index(name) for name in job.data.domains)
     method = catalog.build(job.method, dataset.schema, seed=job.train.seed)
     dense = tuple(name for name, _ in method.named_parameters())
     check_tables(method.tables(), job.tables, dataset.schema)
-    return Plan(dataset, method, lanes(method.stages(), method.tables(), dense))
+    stages = within(method.stages(), domains) if domains else method.stages()
+    return Plan(dataset, method, lanes(stages, method.tables(), dense))
 
 
 def open_run(job: Job, runs: str) -> str:
@@ -158,8 +188,8 @@ def _leaves(job: dict[str, Any]) -> dict[str, Any]:
 def attempt(run: str) -> Iterator[None]:
     """One attempt at a run, in the process that was asked for it. What stops it stays in the run until the next one.
 
-    A `UserError` is written to `error.json` and goes on; from any other error `error.txt` keeps the traceback and a
-    `Fault` names it.
+    A `UserError` is written to `error.json`, if the worker has not, and goes on; from any other error `error.txt` keeps
+    the traceback and a `Fault` names it.
     """
     for name in (ERROR, TRACEBACK):
         storage.remove(storage.join(run, name))
@@ -168,7 +198,8 @@ def attempt(run: str) -> Iterator[None]:
     except Stopped:
         raise
     except UserError as error:
-        write_error(run, error)
+        if not storage.exists(storage.join(run, ERROR)):
+            write_error(run, error)
         raise
     except Exception as error:
         path = storage.join(run, TRACEBACK)
@@ -177,9 +208,23 @@ def attempt(run: str) -> Iterator[None]:
         raise Fault(f"{type(error).__name__}: {reason}; the traceback is in {path}") from error
 
 
-def write_error(run: str, error: UserError) -> None:
-    """Leave the user's error in the run."""
-    storage.write_json(storage.join(run, ERROR), {"error": str(error)})
+def write_error(run: str, error: UserError | FloatingPointError, *, lane: str = "") -> None:
+    """Leave in the run what another attempt would meet again, and the lane that met it."""
+    left = {"error": str(error), **({"lane": lane} if lane else {})}
+    if isinstance(error, FloatingPointError):
+        left["traceback"] = traceback.format_exc()
+    storage.write_json(storage.join(run, ERROR), left)
+
+
+def raise_error(run: str) -> None:
+    """Raise what a worker left by `write_error`, if one did."""
+    path = storage.join(run, ERROR)
+    if not storage.exists(path):
+        return
+    left = storage.read_json(path)
+    if "traceback" in left:
+        raise FloatingPointError(left["error"]) from RuntimeError(f"in lane {left['lane']}:\n{left['traceback']}")
+    raise UserError(left["error"])
 
 
 def outputs(run: str, plan: Plan, job: Job) -> Outputs:

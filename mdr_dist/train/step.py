@@ -49,6 +49,7 @@ def _trained(key: str, stage: Stage) -> bool:
 
 
 def _check_finite(losses: Losses, stage: Stage) -> None:
+    """Before anything moves, where it costs nothing. A GPU would be waited for: there the monitor looks, later."""
     for name, loss in losses.items():
         if loss.device.type == "cpu" and not torch.isfinite(loss):
             raise FloatingPointError(f"stage {stage.name!r}: loss {name!r} is {loss.item()}")

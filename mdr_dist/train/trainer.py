@@ -26,7 +26,7 @@ from mdr_dist.methods.base import Method
 from mdr_dist.stage import Slice, Stage
 from mdr_dist.tables import Tables
 from mdr_dist.train.dense import DenseOptimizers
-from mdr_dist.train.monitor import Monitor
+from mdr_dist.train.monitor import NOT_FINITE, Monitor
 from mdr_dist.train.progress import Progress
 from mdr_dist.train.step import train_step
 
@@ -107,7 +107,8 @@ class Trainer:
         return {key: value for key, value in state.items() if key.rpartition("/")[0] in self.saves}
 
     def save(self, dense: DenseOptimizers | None) -> None:
-        """Write a checkpoint of this moment."""
+        """Write a checkpoint of this moment, unless a loss on the way to it was not finite."""
+        self.monitor.check(self.progress)
         tensors = {f"model/{n}": t for n, t in self.method.state_dict().items()}
         tensors |= {f"optimizer/{n}": t for n, t in (dense.state() if dense else {}).items()}
         progress = {"identity": self.identity, "world": world_size(), "progress": self.progress.to_json()}
@@ -128,17 +129,20 @@ class Trainer:
         return dense
 
     def _epochs(self, stage: Stage, dense: DenseOptimizers) -> None:
-        epochs = stage.until.epochs or self.config.epochs
-        patience = self.config.patience if stage.until.patience is None else stage.until.patience
+        epochs = self._epochs_of(stage)
+        patience = patience_of(stage, self.config)
         while self.progress.epoch < epochs and not (patience and self.progress.stale >= patience):
             self._epoch(stage, dense)
             self.progress = replace(self.progress, epoch=self.progress.epoch + 1, step=0)
             if self.config.eval_epochs and self.progress.epoch % self.config.eval_epochs == 0:
                 self._validate(stage, dense, patience=patience)
 
+    def _epochs_of(self, stage: Stage) -> int:
+        return stage.until.epochs or self.config.epochs
+
     def _epoch(self, stage: Stage, dense: DenseOptimizers) -> None:
         start = self.progress.step
-        self.monitor.start_epoch(stage, steps=self.source.steps(stage.data))
+        self.monitor.start_epoch(stage, steps=self.source.steps(stage.data), epochs=self._epochs_of(stage))
         batches = self.source.batches(stage.data, stage=stage.name, epoch=self.progress.epoch, start=start)
         for step, batch in enumerate(batches, start):
             losses = self._step(stage, batch, dense)
@@ -152,7 +156,7 @@ class Trainer:
             return train_step(self.tables, stage, batch=batch.to(self.device), dense=dense)
         except FloatingPointError as error:
             at = f"epoch {self.progress.epoch + 1}, step {self.progress.step + 1}"
-            raise FloatingPointError(f"{error} at {at}; lower learning rates, or look at the data") from None
+            raise FloatingPointError(f"{error} at {at}; {NOT_FINITE}") from None
 
     def _maybe_save(self, dense: DenseOptimizers) -> None:
         due = bool(self.config.save_steps) and self.progress.total % self.config.save_steps == 0
@@ -205,7 +209,7 @@ class Trainer:
         )
 
     def _leave(self, stage: Stage, dense: DenseOptimizers) -> None:
-        patience = self.config.patience if stage.until.patience is None else stage.until.patience
+        patience = patience_of(stage, self.config)
         total = self.progress.total
         if patience and 0 <= self.progress.best_at < total:
             dense.load_state(self.restore(self.progress.best_at))
@@ -232,6 +236,11 @@ def monitored(stage: Stage, config: TrainConfig, known: tuple[str, ...] = ()) ->
     if known and name not in (*known, LOSS):
         raise UserError(f"train.monitor: no metric {name!r}; there are: {', '.join((*known, LOSS))}")
     return name
+
+
+def patience_of(stage: Stage, config: TrainConfig) -> int:
+    """After how many evaluations without a gain a stage ends; 0: never. What the method says goes before the job."""
+    return config.patience if stage.until.patience is None else stage.until.patience
 
 
 def held_out(stage: Stage) -> Slice:

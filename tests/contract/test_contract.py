@@ -14,7 +14,6 @@ import torch
 
 from mdr_dist import catalog
 from mdr_dist.config import Job
-from mdr_dist.data.synthetic import configure, synthesize
 from mdr_dist.launch.process import evaluate_export, evaluate_run, export_run, group_of_one
 from mdr_dist.stage import Slice, lanes, matches
 from mdr_dist.tables import PlainTables, build_tables
@@ -35,13 +34,6 @@ PLACED = (
 )
 STEPS = 50
 SEVERAL_LANES = {"cat_art", "smf"}  # what freezes in them is tested lane by lane
-
-
-@pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = str(tmp_path_factory.mktemp("contract") / "tiny")
-    synthesize(path, configure("tiny", ()))
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -173,7 +173,7 @@ def test_a_domain_of_one_item_is_refused(tiny: Make) -> None:
         {("train", "books", -1): 30, ("train", "films", -1): 30},
         change=lambda key, t: set_column(t, "item", [31] * 30) if key[1] == "films" else t,
     )
-    with pytest.raises(UserError, match="domain films has 1 items in the train split"):
+    with pytest.raises(UserError, match="domain films has one item alone in the train split"):
         source(data).batches(Slice(negatives=1), stage="joint", epoch=0)
     assert len(list(source(data).batches(Slice(negatives=1, domains=(0,)), stage="joint", epoch=0))) == 2
 

@@ -131,7 +131,9 @@ def test_the_last_stage_leaves_the_auto_encoder_and_the_users_alone() -> None:
     sum(stage.loss(look_up(model, tables, batch), batch).values()).backward()  # type: ignore[union-attr]
     assert all(parameter.grad is None for name, parameter in model.named_parameters() if name.startswith("cat."))
     art = [(name, parameter) for name, parameter in model.named_parameters() if name.startswith("art.")]
-    moved = {name.split(".")[1] for name, parameter in art if (parameter.grad != 0).any()}
+    moved = {
+        name.split(".")[1] for name, parameter in art if parameter.grad is not None and (parameter.grad != 0).any()
+    }
     assert moved == {"1"}
 
 
@@ -154,3 +156,18 @@ def test_uniform_numbers_belong_to_rows_of_the_global_batch() -> None:
     parts = [part.uniform()[part.weight > 0] for part in cut(batch, 4)]
     assert torch.equal(torch.cat(parts), drawn)
     assert not torch.equal(replace(batch, seed=batch.seed + 1).uniform(), drawn)
+
+
+@pytest.mark.parametrize("domains", [(0,), (1,), (0, 2)])
+def test_units_of_other_domains_are_left_out_and_change_no_bit(domains: tuple[int, ...]) -> None:
+    batch = batch_of(9, domains=domains)
+    model, rows, _ = prepared(batch)
+    blocks, there = model._blocks(rows, batch)
+    padded = model.cat.padded(blocks, there)
+    inputs = {"global_BD": model.cat.encode(padded), "batch": batch}
+    every = torch.stack([unit(model.own_user(rows, batch), padded, **inputs) for unit in model.art])
+    used: list[int] = []
+    for k, unit in enumerate(model.art):
+        unit.register_forward_hook(lambda *_, k=k: used.append(k))
+    assert torch.equal(model.user_vector(rows, batch), every[batch.domain, torch.arange(9)])
+    assert used == sorted(set(batch.domain.tolist())) == list(domains)

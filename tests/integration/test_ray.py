@@ -29,13 +29,6 @@ STEPS_PER_SAVE = 10
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = str(tmp_path_factory.mktemp("data") / "tiny")
-    synthesize(path, configure("tiny", ()))
-    return path
-
-
-@pytest.fixture(scope="module")
 def job(dataset: str) -> Job:
     # tables large enough for a save to last, so that it can be hit
     method = {"dim": 64}
@@ -142,20 +135,20 @@ def test_more_workers_than_the_cluster(job: Job, tmp_path: Path) -> None:
     assert not (tmp_path / job.name).exists()
 
 
-def test_a_fault_of_a_worker_keeps_its_traceback(job: Job, tmp_path: Path) -> None:
-    broken = job.model_copy(
-        update={
-            "dense": job.dense.model_copy(update={"lr": 1e30}),
-            "launch": job.launch.model_copy(update={"max_failures": 0}),
-        }
-    )
-    process = start(broken, tmp_path)
+@pytest.mark.parametrize(("method", "lane"), [("crocodile", "main"), ("smf", "smf-d0")])
+def test_a_loss_that_is_not_finite_ends_a_run_at_once(method: str, lane: str, dataset: str, tmp_path: Path) -> None:
+    """Of two workers together, and of one by itself: with the traceback, and though Ray may try three times more."""
+    settings = {"dense": {"lr": 1e30}, "tables": {"lr": 1e30}, "train": {"eval_epochs": 5}}
+    job = small_job(method, dataset, **settings, launch={"max_failures": 3})
+    run = tmp_path / job.name
+    process = start(job, tmp_path)
     assert process.wait(timeout=240) == 1
-    said = (tmp_path / "stderr.txt").read_text()
-    path = tmp_path / job.name / "error.txt"
-    assert said.startswith("mdr: fault: ") and f"the traceback is in {path}\n" in said
-    assert len(said.splitlines()) == 1
-    assert "FloatingPointError: stage 'joint': loss " in path.read_text()
+    (said,) = (tmp_path / "stderr.txt").read_text().splitlines()
+    assert said.startswith(f"mdr: fault: FloatingPointError: stage '{lane.replace('main', 'joint')}': loss ")
+    assert said.endswith(f"the traceback is in {run}/error.txt")
+    assert "in train_lane\n" in (run / "error.txt").read_text()
+    assert (run / "lanes" / lane / "events.jsonl").read_text().count('"kind": "start"') == 1
+    assert status_of(str(run))["lanes"][lane]["state"] == "failed"
 
 
 def lane_pids(of: subprocess.Popen[bytes]) -> dict[int, psutil.Process]:

@@ -12,7 +12,6 @@ import torch
 from mdr_dist import storage
 from mdr_dist.checkpoint.lanes import Outputs, checkpoints_of, lane_folder
 from mdr_dist.config import Job
-from mdr_dist.data.synthetic import configure, synthesize
 from mdr_dist.errors import UserError
 from mdr_dist.launch.process import group_of_one, train_here
 from mdr_dist.launch.status import status_of
@@ -24,10 +23,8 @@ from support.jobs import CPU, small_job
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    path = str(tmp_path_factory.mktemp("lanes") / "tiny")
-    synthesize(path, configure("tiny", ()))
-    return small_job("cat_art", path, train={"epochs": 2})
+def job(dataset: str) -> Job:
+    return small_job("cat_art", dataset, train={"epochs": 2})
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from mdr_dist import storage
 from mdr_dist.errors import Fault, Stopped, UserError
-from mdr_dist.train.run import attempt
+from mdr_dist.train.run import attempt, raise_error, write_error
 
 
 def left(run: Path) -> dict[str, str]:
@@ -34,6 +34,25 @@ def test_a_user_error_is_written_and_goes_on(tmp_path: Path) -> None:
         raise UserError("shard 3 is gone")
     assert storage.read_json(str(tmp_path / "error.json")) == {"error": "shard 3 is gone"}
     assert list(left(tmp_path)) == ["error.json"]
+
+
+def test_what_a_worker_left_is_raised_again_and_stays(tmp_path: Path) -> None:
+    run = str(tmp_path)
+    raise_error(run)  # nothing
+    with pytest.raises(UserError, match=r"^shard 3 is gone$"), attempt(run):
+        write_error(run, UserError("shard 3 is gone"), lane="smf-d0")
+        raise_error(run)
+    assert storage.read_json(f"{run}/error.json") == {"error": "shard 3 is gone", "lane": "smf-d0"}
+    with pytest.raises(Fault, match=r"^FloatingPointError: loss 'bpr' is nan; the traceback is in "), attempt(run):
+        try:
+            raise FloatingPointError("loss 'bpr' is nan")
+        except FloatingPointError as error:
+            write_error(run, error, lane="smf-d1")
+        raise_error(run)
+    text = (tmp_path / "error.txt").read_text()
+    assert "in lane smf-d1:" in text and "raise FloatingPointError(" in text
+    assert text.endswith("FloatingPointError: loss 'bpr' is nan\n")
+    assert storage.read_json(f"{run}/error.json")["lane"] == "smf-d1"
 
 
 @pytest.mark.parametrize("end", [Stopped("stopped at step 3"), KeyboardInterrupt()])

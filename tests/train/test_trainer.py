@@ -22,6 +22,7 @@ from mdr_dist.config import DenseConfig, TablesConfig, TrainConfig
 from mdr_dist.errors import Stopped, UserError
 from mdr_dist.stage import Init, Losses, RowMapper, Rows, Slice, Stage, TableSpec, Until
 from mdr_dist.tables import PlainTables, read_table
+from mdr_dist.train import step
 from mdr_dist.train import trainer as module
 from mdr_dist.train.dense import DenseOptimizers
 from mdr_dist.train.monitor import Monitor
@@ -192,6 +193,19 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path:
     again = make(tmp_path, epochs=3)  # a loss that is finite goes on from there
     again.run()
     assert state(again) == [3 * STEPS] * 3
+
+
+def test_a_device_that_nobody_waits_for_saves_no_state_of_such_a_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the step does not look at its losses, the report of every 50 steps and a checkpoint do."""
+    monkeypatch.setattr(step, "_check_finite", lambda *_: None)
+    for save_steps, steps, saved_at in ((2, "steps 1 to 3", [2, 4]), (5, "steps 1 to 2", [])):
+        trainer = make(tmp_path / str(save_steps), good=4, epochs=3, save_steps=save_steps)
+        trainer.monitor = Monitor(str(tmp_path / str(save_steps)), every=50)
+        with pytest.raises(FloatingPointError, match=f"loss 'down' is nan at epoch 2, {steps}"):
+            trainer.run()
+        assert trainer.checkpoints.numbers() == saved_at
 
 
 def test_sigterm_saves_stops_and_leaves_the_signal_alone(tmp_path: Path) -> None:

@@ -97,6 +97,19 @@ def test_largest_domains_renamed(bench, frame):
     assert set(bench.rows()["domain"]) == {"why/not", "z"}
 
 
+def test_a_domain_that_names_does_not_list_keeps_its_own_name(bench, frame):
+    frame["domain"] = np.random.default_rng(0).choice(["x", "y"], p=[0.3, 0.7], size=len(frame))
+    bench.log(frame)
+    bench.recipe["domain"] = {"column": "domain", "names": {"y": "why"}}
+    report = bench.run()
+    sizes = frame["domain"].value_counts()
+    assert {name: entry["rows"]["train"] for name, entry in report["domains"].items()} == {
+        "why": sizes["y"],
+        "x": sizes["x"],
+    }
+    assert report["rows"]["dropped"]["other domain"] == 0
+
+
 def test_kept_domains_stand_in_the_given_order(bench, frame):
     bench.log(frame)
     bench.recipe["domain"]["keep"] = ["d2", "d0"]
