@@ -91,8 +91,8 @@ class Time(Section):
 class Domain(Section):
     """What the domain is: the value of `column`, or each of the columns in `flags` that is true, one row for each.
 
-    `names` renames values. `keep` lists the domains (by new name) to keep, in this order; `largest` keeps that many,
-    counted after `where` and before `dedupe`, largest first.
+    `names` renames values; one that is not among them keeps its own. `keep` lists the domains (by new name) to keep, in
+    this order; `largest` keeps that many, counted after `where` and before `dedupe`, largest first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
