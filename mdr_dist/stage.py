@@ -75,7 +75,19 @@ class Sum:
     weights: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
-UpdateRule = Sum  # further rules join this union; train/update.py says what each one does
+@dataclass(frozen=True)
+class Masked:
+    """Update rule: as `Sum`, but each looked-up row's gradient is multiplied, coordinate by coordinate.
+
+    `factors` gives [dim] factors by table name and is asked at every step; a table that it leaves out keeps its
+    gradient. A coordinate with the factor 0 moves by no bit, where the table's optimizer state began with the mask.
+    """
+
+    factors: Callable[[], Mapping[str, Tensor]]
+    weights: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+UpdateRule = Sum | Masked  # further rules join this union; train/update.py says what each one does
 
 
 @dataclass(frozen=True)
@@ -99,15 +111,24 @@ class DenseOptimizer:
     weight_decay: float = 0.0
 
 
-class RowMapper(Protocol):
+class TableOperations(Protocol):
     """What a table operation may do."""
+
+    def reset_optimizer(self) -> None:
+        """Forget the optimizer state of all tables."""
+        ...
 
     def map_rows(self, into: str, fn: Callable[..., Tensor], *sources: str) -> None:
         """`into[r] = fn(source[r], …)` for every row, in chunks of rows, without communication."""
         ...
 
 
-TableOp = Callable[[RowMapper], None]
+TableOp = Callable[[TableOperations], None]
+
+
+def fresh_optimizer(tables: TableOperations) -> None:
+    """Start a stage with the table optimizers as at first."""
+    tables.reset_optimizer()
 
 
 @dataclass(frozen=True, kw_only=True)

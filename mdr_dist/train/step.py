@@ -22,7 +22,7 @@ def train_step(tables: Tables, stage: Stage, *, batch: Batch, dense: DenseOptimi
     leaves = {key: row.detach().requires_grad_(_trained(key, stage)) for key, row in rows.items()}
     losses = stage.loss(leaves, batch)
     _check_finite(losses, stage)
-    backward(stage.update, losses)
+    backward(stage.update, losses, leaves)
     into_tables(rows, leaves)
     dense.step()
     tables.step()
