@@ -129,12 +129,9 @@ class CatArt(RetrieveMethod):
         return out_BD
 
     def _units(self, rows: Rows, batch: Batch) -> list[int]:
-        """The attention units to use: of the domains at hand; of several, as in evaluation, those that rows are of.
-
-        Rows' domains are read back from the device for that, once for a batch; a stage has one unit and needs none.
-        """
+        """The attention units to use: of the domains at hand; of several, as in evaluation, those that rows are of."""
         at_hand = [k for k in self.domains if f"item/{k}.{self.schema.item}" in rows]
-        if len(at_hand) == 1:
+        if len(at_hand) == 1:  # as in a stage: nothing need be read back from the device
             return at_hand
         return sorted(set(batch.domain.unique().tolist()).intersection(at_hand))
 
@@ -161,7 +158,9 @@ class CatArt(RetrieveMethod):
         first = tuple(self.single(k) for k in self.domains)
         if self.config.knowledge == "sources":  # which needs no auto-encoder
             return first + tuple(self._last(k, needs=tuple(stage.lane for stage in first)) for k in self.domains)
-        own = {"reconstruct": self.config.reconstruct, "reconstruct_masked": self.config.reconstruct}
+        weights = {"reconstruct": self.config.reconstruct}
+        if self.config.contrastive:
+            weights |= {"reconstruct_masked": self.config.reconstruct, "contrast": self.config.contrastive}
         cat = Stage(
             name="cat",
             lane="cat",
@@ -170,7 +169,7 @@ class CatArt(RetrieveMethod):
             data=Slice(unit="user"),
             train=("cat.*",),
             read=("user/*",),
-            update=Sum({**own, "contrast": self.config.contrastive}),
+            update=Sum(weights),
             until=Until(patience=self.config.cat_patience, monitor="loss"),
         )
         return (*first, cat, *(self._last(k, needs=("cat",)) for k in self.domains))

@@ -1,0 +1,38 @@
+"""Every setting that a study switches on or off trains and is measured, on the small data set."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mdr_dist.launch.process import group_of_one
+from mdr_dist.train.run import outputs, plan_of
+from support.jobs import small_job, train
+
+ABLATIONS: list[tuple[str, dict[str, Any]]] = [
+    ("crocodile", {"sets": 1, "alpha": 0.0}),
+    *(("crocodile", {"gate": gate}) for gate in ("me", "eg", "pg")),
+    ("cat_art", {"knowledge": "global", "contrastive": 0.0}),
+    ("cat_art", {"knowledge": "global"}),
+    ("cat_art", {"knowledge": "sources"}),
+    ("cat_art", {"knowledge": "sources", "transfer": "concat"}),
+    ("cat_art", {"transfer": "concat", "fix_users": False}),
+]
+
+
+def _names(part: object) -> str:
+    return "-".join(map(str, part.values())) if isinstance(part, dict) else str(part)
+
+
+@pytest.mark.parametrize(("method", "settings"), ABLATIONS, ids=_names)
+def test_it_trains_and_is_measured(method: str, settings: dict[str, Any], dataset: str, tmp_path: Path) -> None:
+    job = small_job(method, dataset, method=settings, train={"epochs": 1})
+    with group_of_one():
+        run = train(job, str(tmp_path))
+    assert outputs(run, plan_of(job), job).step > 0  # every lane has a checkpoint
+    macro = json.loads((Path(run) / "metrics.json").read_text())["test"]["macro"]
+    assert macro and all(value is None or math.isfinite(value) for value in macro.values())
