@@ -1,10 +1,10 @@
 """CL4Rec: domains learnt one after the other in the same embeddings, a task mask keeping each one's dimensions.
 
-Paper: "Continual Learning for Cross-domain Recommendation" (CL4Rec), as METHODS of this project's sources tell it: its
-equations have no numbers. Users and items have one table each for all domains. A domain k has a mask of a user's and of
-an item's dimensions; training on it multiplies the embeddings by the mask (`domain_losses`), and multiplies their
-gradient by what no earlier mask holds, 1 - max over the earlier masks (`free`). All domains are ranked by one
-representation, the embeddings times the largest of all masks (`user_vector`, `item_vector`).
+Paper: Nguyen et al., "Continual Learning Based on Task Masking for Multi-Domain Recommendation", ACIIDS 2024, on matrix
+factorisation. Its equations have no numbers. Users and items have one table each for all domains. A domain has a mask
+of a user's and of an item's dimensions; training on it multiplies the embeddings by the masks (`domain_losses`), and
+multiplies their gradient by what no earlier mask holds, 1 - max over the earlier masks (`free`). All domains are ranked
+by one representation, the embeddings times the largest of all masks (`user_vector`, `item_vector`).
 
 What differs, and why: the paper does not say how a mask that is cut at a threshold is learnt: here the gradient passes
 the cut as if it were not there. The masks are trained in every domain, though the paper freezes all but the embeddings
@@ -77,7 +77,8 @@ class CL4Rec(SharedRetrieveMethod):
         soft_D = mask_D.sigmoid()
         if self.config.mask == "soft":
             return soft_D
-        return (soft_D > self.config.threshold).to(soft_D) + soft_D - soft_D.detach()
+        # the bracket is exactly 0, but not its gradient
+        return (soft_D > self.config.threshold).to(soft_D) + (soft_D - soft_D.detach())
 
     def union(self, masks: nn.ParameterList) -> Tensor:
         """[D] the largest gate of the domains learnt so far; 1 before any is."""

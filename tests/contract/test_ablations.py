@@ -21,6 +21,10 @@ ABLATIONS: list[tuple[str, dict[str, Any]]] = [
     ("cat_art", {"knowledge": "sources"}),
     ("cat_art", {"knowledge": "sources", "transfer": "concat"}),
     ("cat_art", {"transfer": "concat", "fix_users": False}),
+    ("cl4rec", {"mask": "soft", "train_masks": False}),
+    ("cl4rec", {"masking": "inference"}),
+    ("cl4rec", {"masking": "off"}),
+    ("cl4rec", {"specialize": False}),
 ]
 
 

@@ -26,6 +26,7 @@ from mdr_dist.train.trainer import Trainer
 SMALL: dict[str, dict[str, Any]] = {
     "crocodile": {"dim": 8, "prior_dim": 8, "num_experts": 3, "experts": [16, 8], "towers": [8]},
     "cat_art": {"dim": 8},
+    "cl4rec": {"dim": 8},
     "cmf": {"dim": 8},
     "smf": {"dim": 8},
     "shared_bottom": {"dim": 8, "bottom": [16, 8], "towers": [8]},

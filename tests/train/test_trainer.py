@@ -20,7 +20,7 @@ from mdr_dist.batch import Batch
 from mdr_dist.checkpoint.checkpoint import Checkpoints
 from mdr_dist.config import DenseConfig, TablesConfig, TrainConfig
 from mdr_dist.errors import Stopped, UserError
-from mdr_dist.stage import Init, Losses, RowMapper, Rows, Slice, Stage, TableSpec, Until
+from mdr_dist.stage import Init, Losses, TableOperations, Rows, Slice, Stage, TableSpec, Until
 from mdr_dist.tables import PlainTables, read_table
 from mdr_dist.train import step
 from mdr_dist.train import trainer as module
@@ -225,11 +225,11 @@ def test_a_thread_that_may_not_listen_trains_all_the_same(tmp_path: Path) -> Non
     assert state(trainer) == [STEPS] * 3
 
 
-def double(tables: RowMapper) -> None:
+def double(tables: TableOperations) -> None:
     tables.map_rows("b", lambda row: 2 * row, "b")
 
 
-def add(tables: RowMapper) -> None:
+def add(tables: TableOperations) -> None:
     tables.map_rows("b", lambda row: row - 100, "b")
 
 
