@@ -55,7 +55,7 @@ class Interactions:
         Items are those that occur there, whatever the label. Positives are the rows with a label over 0.5, or all rows
         where there is no label. The default row is an item only if `default` says so.
         """
-        groups = select(reader, domain, split=split, period=period, upto=upto)
+        groups = select(reader, (domain,), split=split, period=period, upto=upto)
         found = mapped(
             reader,
             "interactions",
@@ -79,25 +79,27 @@ class Interactions:
         return row, self.gaps[start[row] + nth] - user[row] * len(self.items) + nth
 
 
-def select(reader: Reader, domain: int, *, split: str, period: int | None, upto: bool) -> tuple[Group, ...]:
-    """The row groups of a domain's split, of one period or `upto` it."""
-    groups = reader.dataset.select(split, domains=(domain,), period=None if upto else period)
+def select(
+    reader: Reader, domains: tuple[int, ...], *, split: str, period: int | None, upto: bool
+) -> tuple[Group, ...]:
+    """The row groups of these domains' split, of one period or `upto` it."""
+    groups = reader.dataset.select(split, domains=domains, period=None if upto else period)
     return tuple(group for group in groups if period is None or group.shard.period <= period)
 
 
-def count_items(reader: Reader, domain: int, *, period: int | None, enough: int) -> int:
-    """How many items a domain's training split has, up to a period if one is given, as `Interactions.items` counts.
+def count_items(reader: Reader, domains: tuple[int, ...], *, period: int | None, enough: int) -> int:
+    """How many items the domains have in the training split, up to a period if one is given.
 
-    It reads no further once there are `enough`.
+    As `Interactions.items` counts, but it reads no further once there are `enough`.
     """
     schema, types = reader.dataset.schema, reader.layout.types
     found = np.zeros(0, dtype=np.int64)
-    for group in select(reader, domain, split="train", period=period, upto=True):
+    for group in select(reader, domains, split="train", period=period, upto=True):
         if len(found) >= enough:
             break
         table = reader.table(group, [schema.item])
         item = plain(table, schema.item, expected=types[schema.item], where=reader.where(group)).to_numpy()
-        found = np.union1d(found, item[item != _default(schema, domain)])
+        found = np.union1d(found, item[item != _default(schema, group.domain)])
     return len(found)
 
 

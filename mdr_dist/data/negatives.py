@@ -62,7 +62,7 @@ class Negatives(Interactions):
 
 def check_items(reader: Reader, *, domain: int, period: int | None = None) -> None:
     """Raise what `Negatives.of_training` would, at less cost."""
-    _refuse_few(reader, domain, count_items(reader, domain, period=period, enough=2))
+    _refuse_few(reader, domain, count_items(reader, (domain,), period=period, enough=2))
 
 
 def _refuse_few(reader: Reader, domain: int, items: int) -> None:

@@ -24,8 +24,11 @@ from mdr_dist.schema import USER_KEY
 class Profiles:
     """The first rows, in the order of the keys, as batches. Built once for all workers of a machine."""
 
-    def __init__(self, reader: Reader, groups: tuple[Group, ...], *, by: str, keys: Ints) -> None:
-        """`by` is `user_key` or the name of an id feature; `keys` [N], sorted, all occur there."""
+    def __init__(self, reader: Reader, groups: tuple[Group, ...], *, by: str, keys: Ints, domain: int) -> None:
+        """`by` is `user_key` or the name of an id feature; `keys` [N], sorted, all occur there.
+
+        The profiles are of `domain`, though the groups may be of others too.
+        """
         self._layout, self._item = reader.layout, reader.dataset.schema.item
         found = mapped(
             reader,
@@ -34,7 +37,6 @@ class Profiles:
             build=lambda _: _first_rows(reader, groups, by=by, keys=keys),
         )
         lists = {f.name: (found[f"values-{f.name}"], found[f"offsets-{f.name}"]) for f in reader.layout.lists}
-        domain = groups[0].domain
         self._rows = Columns(found["ids"], found["floats"], found["user_key"], lists, domain)
 
     def batch(self, rows: Ints, *, size: int, first: int, count: int, also: tuple[str, ...] = ()) -> Batch:

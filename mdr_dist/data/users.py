@@ -91,7 +91,7 @@ def _of_domain(reader: Reader, split: str, *, domain: int, period: int | None) -
     schema, types = reader.dataset.schema, reader.layout.types
     names = [USER_KEY, schema.user, *schema.labels[:1]]
     keys, ids = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
-    for group in select(reader, domain, split=split, period=period, upto=True):
+    for group in select(reader, (domain,), split=split, period=period, upto=True):
         table, where = reader.table(group, names), reader.where(group)
         key, user, *label = (plain(table, name, expected=types[name], where=where).to_numpy() for name in names)
         positive = label[0] > 0.5 if label else slice(None)

@@ -1,8 +1,9 @@
 """What each user of a domain is offered, and which of it they took: the question that full ranking asks.
 
-Candidates are the domain's catalogue, the items of its training split, without those that the user took earlier: in
-the training split and, where another split than it is ranked, in the validation split. Truths are the candidates that
-the user took in the ranked split. An item that training did not see is no candidate: in a prepared data set it is the
+Candidates are the domain's catalogue, the items of its training split, or with `eval.candidates: all` those of every
+domain that is ranked, without those that the user took earlier in these domains: in the training split and, where
+another split than it is ranked, in the validation split. Truths are the candidates that the user took in the ranked
+split of the one domain. An item that training did not see is no candidate: in a prepared data set it is the
 default row, which stands for many. Such a truth and one taken earlier count as `unrankable`.
 
 Shape letters: B users asked about, U users, n items.
@@ -38,7 +39,8 @@ class Asked:
 
 def check_catalogue(source: Source, slice_: Slice, *, domain: int, config: EvalConfig) -> None:
     """Raise what `Candidates` would for a k beyond the catalogue, at less cost."""
-    items = count_items(source.reader, domain, period=slice_.period, enough=max(config.ks))
+    domains = _offering(source, domain=domain, config=config)
+    items = count_items(source.reader, domains, period=slice_.period, enough=max(config.ks))
     _refuse_long(source, domain, items=items, config=config)
 
 
@@ -49,6 +51,19 @@ def _refuse_long(source: Source, domain: int, *, items: int, config: EvalConfig)
             f"eval.ks: {max(config.ks)} exceeds the catalogue of domain {name}, {items} items in the train split of "
             f"data set {path}; ask for at most {items}"
         )
+
+
+def _offering(source: Source, *, domain: int, config: EvalConfig) -> tuple[int, ...]:
+    """The domains whose items the domain's users are offered."""
+    if config.candidates == "domain":
+        return (domain,)
+    schema = source.dataset.schema
+    if schema[schema.item].starts:
+        raise UserError(
+            f"eval.candidates: all needs domains that share item ids; in data set {source.dataset.path} each has ids "
+            "of its own"
+        )
+    return source.domains(Slice())  # of the job, whatever this lane measures
 
 
 class Candidates:
@@ -64,12 +79,15 @@ class Candidates:
         self._source, self._slice, self._domain = source, slice_, domain
         self._reader = source.reader
         self.name = source.dataset.schema.domains[domain]
-        self._catalogue = self._open("train", upto=True)
-        self.items = len(self._catalogue.items)
+        self._offering = _offering(source, domain=domain, config=config)
+        trained = [self._open("train", upto=True, domain=each) for each in self._offering]
+        self._catalogue = np.unique(np.concatenate([each.items for each in trained]))
+        self.items = len(self._catalogue)
         _refuse_long(source, domain, items=self.items, config=config)
-        earlier = [self._open(split, upto=True) for split in _EARLIER.get(slice_.split, ("train", "val"))]
+        splits = _EARLIER.get(slice_.split, ("train", "val"))
+        earlier = [self._open(split, upto=True, domain=each) for split in splits for each in self._offering]
         self._earlier = [(taken, self._places(taken)) for taken in earlier]
-        self._asked = self._open(slice_.split, upto=False, default=True)
+        self._asked = self._open(slice_.split, upto=False, domain=domain, default=True)
         self._asked_places = self._places(self._asked)
         self.user_key = self._asked.users
         self.users = np.arange(len(self.user_key))
@@ -95,21 +113,19 @@ class Candidates:
     def profiles(self) -> tuple[Profiles, Profiles]:
         """A row for each user of the split, and one for each item of the catalogue."""
         split, period, item = self._slice.split, self._slice.period, self._reader.dataset.schema.item
-        asked = select(self._reader, self._domain, split=split, period=period, upto=False)
-        training = select(self._reader, self._domain, split="train", period=period, upto=True)
-        users = Profiles(self._reader, asked, by=USER_KEY, keys=self.user_key)
-        return users, Profiles(self._reader, training, by=item, keys=self._catalogue.items)
+        asked = select(self._reader, (self._domain,), split=split, period=period, upto=False)
+        training = select(self._reader, self._offering, split="train", period=period, upto=True)
+        users = Profiles(self._reader, asked, by=USER_KEY, keys=self.user_key, domain=self._domain)
+        return users, Profiles(self._reader, training, by=item, keys=self._catalogue, domain=self._domain)
 
-    def _open(self, split: str, *, upto: bool, default: bool = False) -> Interactions:
+    def _open(self, split: str, *, upto: bool, domain: int, default: bool = False) -> Interactions:
         period = self._slice.period
-        return Interactions.open(
-            self._reader, domain=self._domain, split=split, period=period, upto=upto, default=default
-        )
+        return Interactions.open(self._reader, domain=domain, split=split, period=period, upto=upto, default=default)
 
     def _places(self, taken: Interactions) -> Ints:
         """The place in the catalogue of each of its items, -1 for those that are not there."""
-        place = np.searchsorted(self._catalogue.items, taken.items).clip(max=max(self.items - 1, 0))
-        return np.where(self._catalogue.items[place] == taken.items, place, -1)
+        place = np.searchsorted(self._catalogue, taken.items).clip(max=max(self.items - 1, 0))
+        return np.where(self._catalogue[place] == taken.items, place, -1)
 
     def _codes(self, taken: Interactions, user_key: Ints, *, places: Ints) -> tuple[Ints, Ints]:
         """(row, code) of each positive; the code is -1 for an item that is not in the catalogue."""

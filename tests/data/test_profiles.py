@@ -23,7 +23,7 @@ def test_first_rows_in_the_order_of_keys(tiny: Make, by: str) -> None:
     whole = data.tables["train", "films", -1].to_pylist()
     first = {row[by]: row for row in reversed(whole)}
     keys = np.array(sorted(first))
-    profiles = Profiles(Reader(data.dataset), groups, by=by, keys=keys)
+    profiles = Profiles(Reader(data.dataset), groups, by=by, keys=keys, domain=1)
     wanted = np.array([3, 0, len(keys) - 1, 7])
     batch = profiles.batch(wanted, size=6, first=2, count=8, also=("negative_0",))
 
@@ -51,11 +51,11 @@ def test_some_keys_only(tiny: Make) -> None:
     reader, read = Reader(data.dataset), []
     columns = reader.columns
     reader.columns = lambda group, keep=True: read.append(group.number) or columns(group, keep=keep)  # type: ignore[method-assign]
-    profiles = Profiles(reader, groups, by="user_key", keys=keys)
+    profiles = Profiles(reader, groups, by="user_key", keys=keys, domain=1)
     batch = profiles.batch(np.arange(len(keys)), size=len(keys), first=0, count=len(keys))
     assert batch.user_key.tolist() == keys.tolist()
     assert read == [0]
-    Profiles(reader, groups, by="user_key", keys=keys)
+    Profiles(reader, groups, by="user_key", keys=keys, domain=1)
     assert read == [0]  # mapped
-    Profiles(reader, groups, by="user_key", keys=keys[1:])
+    Profiles(reader, groups, by="user_key", keys=keys[1:], domain=1)
     assert read == [0, 0]  # other keys are others

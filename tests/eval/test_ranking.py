@@ -80,13 +80,22 @@ def ranked(dataset: Dataset, split: str = "test", *, ks: tuple[int, ...] = KS, *
     return rank(method, tables, source=source, slice_=slice_, config=EvalConfig(ks=ks), device=CPU)
 
 
-def check(dataset: Dataset, log: list[Row], found: Metrics, *, split: str, ks: tuple[int, ...], **config: Any) -> None:
+def check(  # budget: a figure each of what was ranked, and how
+    dataset: Dataset,
+    log: list[Row],
+    found: Metrics,
+    *,
+    split: str,
+    ks: tuple[int, ...],
+    everywhere: bool = False,
+    **config: Any,
+) -> None:
     """Every figure of every domain, and the macro means."""
     method, tables = build(dataset, **config)
     whole = {name.removesuffix("/weight"): value for name, value in tables.state().items() if name.endswith("weight")}
     means: dict[str, list[float]] = {}
     for number, domain in enumerate(DOMAINS):
-        oracle = Oracle(log, split, domain, ks)
+        oracle = Oracle(log, split, domain, ks, everywhere=everywhere)
         scores = scores_of(method, whole, number)
         expected = oracle.means(scores) if oracle.users() else {}
         got = {name: value for name, value in found[domain].items() if "@" in name}
@@ -115,6 +124,34 @@ def test_figures_are_the_oracles(split: str, levels: int, folder: Callable[[], s
     assert found["books"]["unrankable"] > 0 or split == "train"
     assert found["books"]["recall@10"] < 1
     check(dataset, log, found, split=split, ks=KS, levels=levels)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_candidates_may_be_the_items_of_all_domains(split: str, folder: Callable[[], str]) -> None:
+    log = random_log(1)
+    dataset = write_log(folder(), log, shared=True)
+    method, tables = build(dataset, levels=2)
+    config = EvalConfig(ks=KS, candidates="all")
+    arguments = {"source": source_of(dataset), "slice_": Slice(split=split), "device": CPU}
+    found = rank(method, tables, **arguments, config=config)
+    check(dataset, log, found, split=split, ks=KS, everywhere=True, levels=2)
+    own = rank(method, tables, **arguments, config=EvalConfig(ks=KS))
+    assert found["books"]["items"] == found["films"]["items"] > own["films"]["items"]
+    check(dataset, log, own, split=split, ks=KS, levels=2)
+
+
+def test_items_of_domains_that_share_no_ids_cannot_be_candidates_together(folder: Callable[[], str]) -> None:
+    dataset = write_log(folder(), random_log(1))
+    method, tables = build(dataset)
+    with pytest.raises(UserError, match=r"eval\.candidates: all needs domains that share item ids; in data set"):
+        rank(
+            method,
+            tables,
+            source=source_of(dataset),
+            slice_=Slice(split="test"),
+            config=EvalConfig(ks=KS, candidates="all"),
+            device=CPU,
+        )
 
 
 @settings(deadline=None, max_examples=25)

@@ -84,14 +84,16 @@ def test_what_is_free_is_what_no_earlier_mask_holds() -> None:
 
 
 def test_an_order_that_lacks_a_domain() -> None:
-    with pytest.raises(UserError, match="method.order: a, z; name each of a, b, c once"):
+    with pytest.raises(UserError, match=r"method\.order: a, z; name each of a, b, c once"):
         prepared(order=["a", "z"])
 
 
 def _tables_after_each_domain(dataset: str, runs: str, placement: str, optimizer: str) -> list[dict[str, Tensor]]:
     """Tables and masks after every stage: runs that end there."""
     tables = {"placement": placement, "optimizer": optimizer}
-    job = small_job("cl4rec", dataset, method={"patience": 0, "dim": 32}, tables=tables)  # patience would go back to a stage's best state
+    job = small_job(
+        "cl4rec", dataset, method={"patience": 0, "dim": 32}, tables=tables
+    )  # patience would go back to a stage's best state
     counts = [plan_of(job).source(job).steps(stage.data) * 2 for stage in plan_of(job).stages]
     ends = np.cumsum(counts) + np.arange(len(counts))
     found = []

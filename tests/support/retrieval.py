@@ -36,14 +36,16 @@ class Row(NamedTuple):
     label: float = 1.0
 
 
-def schema_of(*, labelled: bool = True) -> Schema:
-    """Users shared, items by domain, and features that a vector may depend on."""
+def schema_of(*, labelled: bool = True, shared: bool = False) -> Schema:
+    """Users shared, items by domain unless they are `shared` too, and features that a vector may depend on."""
     return Schema(
         name="log",
         domains=DOMAINS,
         features=(
             Feature(name="user", kind="id", rows=USERS),
-            Feature(name="item", kind="id", rows=ITEMS * 2, scope="domain", starts=(0, ITEMS)),
+            Feature(name="item", kind="id", rows=ITEMS)
+            if shared
+            else Feature(name="item", kind="id", rows=ITEMS * 2, scope="domain", starts=(0, ITEMS)),
             Feature(name="domain", kind="id", rows=2),
             Feature(name="tags", kind="ids", rows=ITEMS),
             Feature(name="price", kind="dense"),
@@ -52,16 +54,16 @@ def schema_of(*, labelled: bool = True) -> Schema:
     )
 
 
-def write_log(path: str, rows: Iterable[Row], *, labelled: bool = True) -> Dataset:
+def write_log(path: str, rows: Iterable[Row], *, labelled: bool = True, shared: bool = False) -> Dataset:
     """A data set of these rows, in this order. An item's tags are its number and the next, its price the number."""
-    schema, by_shard = schema_of(labelled=labelled), defaultdict[tuple[str, str], list[Row]](list)
+    schema, by_shard = schema_of(labelled=labelled, shared=shared), defaultdict[tuple[str, str], list[Row]](list)
     for row in rows:
         by_shard[row.split, row.domain].append(row)
     with layout.NewDataset(path) as new:
         shards: list[layout.Shard] = []
         for (split, domain), members in by_shard.items():
             writer = layout.ShardWriter(new.root, layout.arrow_schema(schema), domain=domain, split=split)
-            writer.write(_table(schema, members, start=DOMAINS.index(domain) * ITEMS))
+            writer.write(_table(schema, members, start=0 if shared else DOMAINS.index(domain) * ITEMS))
             shards += writer.close()
         counts: dict[str, dict[str, int]] = {split: {} for split, _ in by_shard}
         for (split, domain), members in by_shard.items():
@@ -140,14 +142,18 @@ def scores_of(method: Factors, tables: dict[str, Tensor], domain: int) -> Table:
     """[users, items] of a domain by whole tables."""
     number = torch.arange(ITEMS)
     tags = tables["tags"][number] + tables["tags"][(number + 1) % ITEMS]
-    items = method._levelled(tables["item"][domain * ITEMS : (domain + 1) * ITEMS] + tags) + (number % 3 - 1)[:, None]
+    start = domain * ITEMS if len(tables["item"]) > ITEMS else 0
+    items = method._levelled(tables["item"][start : start + ITEMS] + tags) + (number % 3 - 1)[:, None]
     users = method._levelled(tables["user"]) + domain
     return (users.double() @ items.double().T).numpy() * (not method.config.constant)
 
 
 @dataclass
 class Oracle:
-    """What ranking must find in one domain, from the log and a table of scores, by sets and binomials."""
+    """What ranking must find in one domain, from the log and a table of scores, by sets and binomials.
+
+    `everywhere`: candidates are the items of all domains but those taken earlier in any.
+    """
 
     rows: list[Row]
     split: str
@@ -155,16 +161,18 @@ class Oracle:
     ks: tuple[int, ...]
     skipped: int = 0
     unrankable: int = 0
+    everywhere: bool = False
     lists: dict[int, tuple[set[int], set[int]]] = field(default_factory=dict)  # user → candidates, truths
 
     def __post_init__(self) -> None:
         here = [row for row in self.rows if row.domain == self.domain]
-        self.catalogue = {row.item for row in here if row.split == "train"} - {0}
+        offering = self.rows if self.everywhere else here
+        self.catalogue = {row.item for row in offering if row.split == "train"} - {0}
         earlier = {"val": ("train",), "train": ()}.get(self.split, ("train", "val"))
         for user in sorted({row.user for row in here if row.split == self.split and row.label > 0.5}):
-            own = [row for row in here if row.user == user and row.label > 0.5]
+            own = [row for row in offering if row.user == user and row.label > 0.5]
             candidates = self.catalogue - {row.item for row in own if row.split in earlier}
-            chosen = {row.item for row in own if row.split == self.split}
+            chosen = {row.item for row in own if row.split == self.split and row.domain == self.domain}
             self.unrankable += len(chosen - candidates)
             self.lists[user] = candidates, chosen & candidates
             self.skipped += not chosen & candidates

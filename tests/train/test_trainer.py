@@ -20,7 +20,7 @@ from mdr_dist.batch import Batch
 from mdr_dist.checkpoint.checkpoint import Checkpoints
 from mdr_dist.config import DenseConfig, TablesConfig, TrainConfig
 from mdr_dist.errors import Stopped, UserError
-from mdr_dist.stage import Init, Losses, TableOperations, Rows, Slice, Stage, TableSpec, Until
+from mdr_dist.stage import Init, Losses, Rows, Slice, Stage, TableOperations, TableSpec, Until
 from mdr_dist.tables import PlainTables, read_table
 from mdr_dist.train import step
 from mdr_dist.train import trainer as module
