@@ -170,7 +170,7 @@ def intervals(study: Study, runs: Path, *, part: str, metric: str) -> list[str]:
 def report(study: Study, runs: Path, *, part: str) -> list[str]:
     """The tables and verdicts of a set, by metric."""
     domains = study.first(part).domains
-    lines: list[str] = [f"# {part}", ""] if part else []
+    lines: list[str] = [f"# {study.path(study.seeds[0], part)}", ""] if part else []
     sizes = [
         f"{domain} {' / '.join(f'{rows[domain]:,}' for rows in study.first(part).rows.values())}" for domain in domains
     ]
