@@ -137,8 +137,9 @@ class Stage:
 
     `train` holds patterns over table names and dense parameter names, `read` over the tables that are looked up.
     `optimizers` maps patterns over dense names to optimizers, first match wins; names without a match take the job's.
-    `before` and `after` are table operations. It is validated on the `val` split of its own data. Stages of one `lane`
-    run in order in one worker group, after the lanes it `needs`.
+    `before` and `after` are table operations. It is validated on the `val` split of its own data. At its end the state
+    is measured on the slice `test`, if it names one: how a schedule went, beside the result of the whole run. Stages of
+    one `lane` run in order in one worker group, after the lanes it `needs`.
     """
 
     name: str
@@ -151,6 +152,7 @@ class Stage:
     until: Until = Until()
     before: tuple[TableOp, ...] = ()
     after: tuple[TableOp, ...] = ()
+    test: Slice | None = None
     lane: str = "main"
     needs: tuple[str, ...] = ()
 

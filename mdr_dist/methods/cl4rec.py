@@ -42,6 +42,7 @@ class CL4RecConfig(RetrieveConfig):
                 but the first domain moves the embeddings (ablation, the reading that the paper's figures fit)
     specialize  whether earlier domains' dimensions are protected. False: every gradient passes (ablation)
     train_masks whether the masks of the second and later domains are trained. Choice
+    forgetting  whether all domains are measured after each one, too: `after` in the result
     """
 
     mask: Literal["soft", "hard"] = "hard"
@@ -51,6 +52,7 @@ class CL4RecConfig(RetrieveConfig):
     masking: Literal["on", "inference", "off"] = "on"
     specialize: bool = True
     train_masks: bool = True
+    forgetting: bool = False
 
 
 class CL4Rec(SharedRetrieveMethod):
@@ -131,4 +133,5 @@ class CL4Rec(SharedRetrieveMethod):
             update=Masked(partial(self.free, place), self.weights()),
             until=self.until,
             before=(fresh_optimizer,) if place else (),
+            test=Slice(split="test" if "test" in self.schema.rows else "val") if self.config.forgetting else None,
         )

@@ -14,6 +14,7 @@ from torch import Tensor
 from mdr_dist import storage
 from mdr_dist.batch import world_size
 from mdr_dist.checkpoint.checkpoint import is_first
+from mdr_dist.checkpoint.lanes import stage_file
 from mdr_dist.events import Events
 from mdr_dist.stage import Stage
 from mdr_dist.train.progress import Progress
@@ -61,6 +62,12 @@ class Monitor:
         """The validation split was measured, for the sake of the metric `monitor`."""
         event = {"kind": "validate", "stage": stage.name, "monitor": monitor, "metrics": metrics}
         self._write({**event, **_place(progress)})
+
+    def tested(self, stage: Stage, *, metrics: dict[str, Any]) -> None:
+        """The stage is over, and the slice that it names was measured."""
+        self._write({"kind": "test", "stage": stage.name, "metrics": metrics})
+        if is_first():
+            storage.write_json(stage_file(self._lane, stage.name), metrics)
 
     def started(self, progress: Progress) -> None:
         """The run starts, or goes on from a checkpoint."""

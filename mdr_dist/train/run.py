@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from mdr_dist import catalog, storage
-from mdr_dist.checkpoint.lanes import RESULT, Outputs, lane_folder
+from mdr_dist.checkpoint.lanes import RESULT, Outputs, lane_folder, stage_file
 from mdr_dist.config import Job, load_yaml, validated
 from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import Fault, Stopped, UserError
@@ -107,6 +107,8 @@ def check(job: Job) -> Plan:
     source = plan.source(job)
     for stage in plan.stages:
         source.check(stage.data)
+        if stage.test:
+            _check_measured(stage.test, plan, source, job=job)
         _check_evaluations(stage, plan, source, job=job)
     for lane in plan.last:
         _check_measured(replace(plan.test, domains=lane.domains), plan, source, job=job)
@@ -253,6 +255,11 @@ def finish(job: Job, run: str) -> dict[str, Any]:
             "rows": rows,
             "seconds": round(seconds, 2),
             "rows_per_second": round(rows / stepped, 1) if stepped else None,
+        },
+        "after": {
+            stage.name: storage.read_json(stage_file(lane_folder(run, stage.lane), stage.name))
+            for stage in plan.stages
+            if stage.test
         },
         "lanes": {name: {"workers": result["workers"], **result["train"]} for name, result in results.items()},
     }

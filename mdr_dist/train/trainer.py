@@ -215,6 +215,8 @@ class Trainer:
             dense.load_state(self.restore(self.progress.best_at))
         for operation in stage.after:
             operation(self.tables)
+        if stage.test:
+            self.monitor.tested(stage, metrics=self.measure(stage.test).metrics)
         self.progress = Progress(stage=self.progress.stage + 1, total=total + 1)
         self.save(None)
 
