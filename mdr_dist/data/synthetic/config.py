@@ -182,13 +182,13 @@ class ImplicitConfig(BaseModel):
 
     @classmethod
     def shared_specific(cls) -> ImplicitConfig:
-        """The benchmark of transfer: most of taste is shared, and domains differ tenfold in density."""
+        """The benchmark of transfer: most of taste is shared, and each domain has half as many rows as the one before."""
         return cls(
             name="shared-specific",
             domains=("dense", "middle", "sparse", "sparsest"),
             users=2000,
             items=(800, 800, 800, 800),
-            interactions=(60_000, 30_000, 12_000, 6000),
+            interactions=(80_000, 40_000, 20_000, 10_000),
         )
 
     @classmethod

@@ -29,9 +29,7 @@ class Writing:
         truth: str = "",
     ) -> None:
         self._new, self._config, self.domains = new, config, domains
-        self._schema = Schema(
-            name=config.name, domains=self.domains, features=features, labels=labels, truth=truth
-        )
+        self._schema = Schema(name=config.name, domains=self.domains, features=features, labels=labels, truth=truth)
         self._arrow = arrow_schema(self._schema)
         self._counts = {f.name: np.zeros(f.rows, np.int64) for f in features if f.name != DOMAIN}
         self._seen = np.zeros((len(self.domains), config.users), bool)
