@@ -107,9 +107,9 @@ def summary(measured: Measured) -> str:
     ndcg = ", ".join(f"{name} {values['ndcg@10']:.4f}" for name, values in measured.test.items())
     random = measured.test["macro"]["random/ndcg@10"]
     return (
-        f"Both commands: {measured.seconds / 60:.1f} minutes. All processes held at most {made:.2f} GB in `mdr synth` and "
-        f"{trained:.2f} GB in `mdr train`; tables with optimizer state are {weights / 2**30:.2f} GB. NDCG@10 after one "
-        f"epoch a stage: {ndcg}; a random order: {random:.4f}."
+        f"Both commands: {measured.seconds / 60:.1f} minutes. All processes held at most {made:.2f} GB in `mdr synth` "
+        f"and {trained:.2f} GB in `mdr train`; tables with optimizer state are {weights / 2**30:.2f} GB. NDCG@10 after "
+        f"one epoch a stage: {ndcg}; a random order: {random:.4f}."
     )
 
 

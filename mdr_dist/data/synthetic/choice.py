@@ -175,8 +175,8 @@ class Choices:
         count[active] = shares(total, weights, least=int(total >= len(active)))
         if (most := int(count.max())) > MOST * config.items[domain]:
             raise UserError(
-                f"interactions: the most active user of domain {config.domains[domain]} would take {most} of "
-                f"{config.items[domain]} items, more than half; use a smaller user_zipf, fewer interactions or more items"
+                f"interactions: the most active user of domain {config.domains[domain]} would take {most} of its "
+                f"{config.items[domain]} items, over half; use fewer interactions, more items or a smaller user_zipf"
             )
         return count
 

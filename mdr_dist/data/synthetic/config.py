@@ -116,7 +116,7 @@ Count = Annotated[int, Field(ge=1, le=10**12)]
 
 
 class ImplicitConfig(BaseModel):
-    """Size and planted structure of a data set of implicit feedback: items that users took; `choice.py` has the formula.
+    """Size and planted structure of a data set of items that users took; `choice.py` gives the formula.
 
     Size
       users           entities
@@ -182,7 +182,7 @@ class ImplicitConfig(BaseModel):
 
     @classmethod
     def shared_specific(cls) -> ImplicitConfig:
-        """The benchmark of transfer: most of taste is shared, and each domain has half as many rows as the one before."""
+        """The benchmark of transfer: most of taste is shared; each domain has half the rows of the one before."""
         return cls(
             name="shared-specific",
             domains=("dense", "middle", "sparse", "sparsest"),

@@ -8,7 +8,6 @@ groups of the block, some sixteen, and not one user's rows follow another's.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 

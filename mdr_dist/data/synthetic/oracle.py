@@ -38,8 +38,8 @@ class Oracle:
         """The mean NDCG@K over the users with an item to find, and their number; `seen` [I] occur in training."""
         taken, tested = (_by_user(self._rows[test]) for test in (False, True))
         values: list[float] = []
-        for user, items in tested.items():
-            items = items[seen[items]]
+        for user, asked in tested.items():
+            items = asked[seen[asked]]
             if len(items) and len(values) < USERS:
                 score = np.where(seen, self._truth.probability(user), -1)
                 score[taken.get(user, [])] = -1
