@@ -197,6 +197,18 @@ def test_activity_follows_zipf_and_is_a_user_s_everywhere() -> None:
     assert (two.min(), few.min()) == (2, 0)
 
 
+def test_popularity_follows_zipf_and_taste_has_the_shares_asked_for() -> None:
+    config = ImplicitConfig(**SMALL, item_zipf=0.7, specific=0.3, shared_dim=40, specific_dim=40, groups=300)
+    one, two = Choices(config).domain(0), Choices(config).domain(1)
+    expected = np.arange(1, 201) ** -0.7
+    assert np.sort(one.popularity)[::-1] == pytest.approx(expected / expected.sum())
+    assert (one.popularity[:100] != two.popularity).any()
+    assert (one.user @ one.item.T).std() == pytest.approx(1, rel=0.05)
+    assert (one.user[:, :40] @ one.item[:, :40].T).var() == pytest.approx(0.7, rel=0.1)
+    assert (one.user[:, :40] == two.user[:, :40]).all()
+    assert abs(np.corrcoef(one.user[:, 40:].ravel(), two.user[:, 40:].ravel())[0, 1]) < 0.03
+
+
 @pytest.mark.parametrize("overlap", [0.0, 0.4, 1.0])
 def test_overlap_is_the_share_of_users_in_all_domains(tmp_path: Path, overlap: float) -> None:
     out, report = make(tmp_path, overlap=overlap, user_zipf=0, interactions=(4000, 2500))
