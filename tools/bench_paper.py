@@ -1,10 +1,13 @@
 """Time and memory of CAT-ART at its paper's size: 1,166,552 users in five domains, 309 million interactions.
 
     tools/bench_paper.py [--scale 0.1] [--whole video-long] [--folder data] [--out tools/results/paper.md]
+    tools/bench_paper.py --made [--folder data] [--out tools/results/paper.md]
 
 Makes the data set of the preset `paper` with `scale` of the interactions, trains jobs/paper/cat_art.yaml on it as `mdr
 train` does, evaluation included, and watches what all processes hold, twice a second; then the same for the baseline
 SMF on the domain `whole` alone, with all of its interactions. From the first it works out what the whole would take.
+With `--made` instead, makes the data set with all interactions and what training derives from it before it starts: who
+took what, for negatives, and where users are active. Results are added at the end of the file `out`.
 """
 
 from __future__ import annotations
@@ -24,7 +27,10 @@ from typing import Any
 import torch
 from memory import watched
 
+from mdr_dist.data.negatives import Negatives
+from mdr_dist.data.reader import Dataset, Reader
 from mdr_dist.data.synthetic import ImplicitConfig
+from mdr_dist.data.users import Users
 
 JOB = "jobs/paper/cat_art.yaml"
 PAPER = ImplicitConfig.paper()
@@ -78,6 +84,7 @@ def lanes(run: Path) -> list[Part]:
 def measure(data: Path, settings: list[str], job: list[str]) -> Measured:
     """Make a data set and train on it; both are removed."""
     with tempfile.TemporaryDirectory(prefix="paper-", dir=data) as folder:
+        os.environ["TMPDIR"] = folder  # where derived arrays lie
         made, synth_peak = timed(["synth", f"{folder}/data", "--preset", "paper", *settings])
         schema = json.loads(Path(folder, "data/schema.json").read_text())
         rows = sum(sum(split.values()) for split in schema["rows"].values())
@@ -128,6 +135,32 @@ def whole(measured: Measured, scale: float) -> str:
     )
 
 
+def made(folder: Path) -> list[str]:
+    """Make the whole data set, and open it as training does; a row each."""
+    with tempfile.TemporaryDirectory(prefix="paper-", dir=folder) as inside:
+        path = f"{inside}/data"
+        os.environ["TMPDIR"] = inside  # where derived arrays lie
+        seconds, peak = timed(["synth", path, "--preset", "paper"])
+        rows = sum(sum(PAPER.rows(k).values()) for k in range(len(PAPER.domains)))
+        done = [("`mdr synth`", rows, seconds, peak)]
+        for name, arguments in {"users of all domains": [], **{f"negatives, {d}": [d] for d in PAPER.domains}}.items():
+            started = time.monotonic()
+            peak = watched([sys.executable, __file__, "--open", path, *arguments], str(os.getpid()))
+            rows = sum(PAPER.interactions[PAPER.domains.index(d)] for d in arguments or PAPER.domains)
+            done.append((name, rows, time.monotonic() - started, peak))
+    lines = ["| what is made | rows | seconds | rows/s | at most, GB |", "|---|---:|---:|---:|---:|"]
+    return lines + [f"| {n} | {r:,} | {s:.0f} | {r / s:,.0f} | {p / 2**30:.2f} |" for n, r, s, p in done]
+
+
+def opened(path: str, domain: str = "") -> None:
+    """Make the arrays that training a domain, or the stage over users, derives from a data set."""
+    dataset = Dataset.open(path)
+    if domain:
+        Negatives.of_training(Reader(dataset), domain=dataset.schema.domain_index(domain))
+    else:
+        Users.open(Reader(dataset), split="train")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -135,27 +168,45 @@ def main() -> None:
     parser.add_argument("--whole", default="video-long")
     parser.add_argument("--folder", type=Path, default=Path("data"))
     parser.add_argument("--note", default="")
+    parser.add_argument("--made", action="store_true")
+    parser.add_argument("--open", nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.open:
+        opened(*args.open)
+        return
     args.folder.mkdir(parents=True, exist_ok=True)
+    lines = whole_set(args) if args.made else trainings(args)
+    print("\n".join(lines), flush=True)
+    if args.out:
+        with args.out.open("a") as file:
+            file.write("\n".join(lines))
+
+
+def headed(command: str, note: str) -> list[str]:
+    """Where and how it was measured."""
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, one thread, torch {torch.__version__}"
+    return [f"`tools/bench_paper.py {command}`; {date.today()}, {machine}. {note}".strip(), ""]
+
+
+def whole_set(args: argparse.Namespace) -> list[str]:
+    """The lines of `--made`."""
+    return ["## The whole data set", "", *headed("--made", args.note), *made(args.folder), ""]
+
+
+def trainings(args: argparse.Namespace) -> list[str]:
+    """The lines of both trainings."""
     at = PAPER.domains.index(args.whole)
     alone = {"domains": args.whole, "items": PAPER.items[at], "interactions": PAPER.interactions[at]}
-    lines = [
-        f"`tools/bench_paper.py --scale {args.scale:g} --whole {args.whole}`; {date.today()}, {platform.machine()}, "
-        f"{os.cpu_count()} cores, one thread, torch {torch.__version__}. {args.note}".strip(),
-        "",
-    ]
+    lines = headed(f"--scale {args.scale:g} --whole {args.whole}", args.note)
     measured = measure(args.folder, ["--scale", f"{args.scale:g}"], [])
     lines += [f"## CAT-ART, {args.scale:g} of the interactions", "", *table(measured), "", summary(measured), ""]
     lines += [whole(measured, args.scale), ""]
-    print("\n".join(lines), flush=True)
     settings = [part for key, value in alone.items() for part in ("--set", f"{key}=[{value}]")]
     job = ["--set", "method.name=smf", "--set", "name=paper-smf"]
     measured = measure(args.folder, settings, job)
     more = [f"## SMF, {args.whole} with all of its interactions", "", *table(measured), "", summary(measured), ""]
-    print("\n".join(more), flush=True)
-    if args.out:
-        args.out.write_text("\n".join(lines + more))
+    return lines + more
 
 
 if __name__ == "__main__":
