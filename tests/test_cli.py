@@ -75,6 +75,11 @@ def test_missing_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     assert "no metrics.json" in refused(monkeypatch, capsys, "compare", tmp_path)
     assert "not a data set" in refused(monkeypatch, capsys, "inspect", tmp_path)
     assert "'[' is not a YAML value" in refused(monkeypatch, capsys, "synth", tmp_path / "x", "--set", "users=[")
+    assert "give one a domain" in refused(
+        monkeypatch, capsys, "synth", tmp_path / "x", "--preset", "paper", "--set", "items=[5]"
+    )
+    assert "greater than 0" in refused(monkeypatch, capsys, "synth", tmp_path / "x", "--preset", "paper", "--scale", 0)
+    assert "'scale'" in refused(monkeypatch, capsys, "synth", tmp_path / "x", "--scale", 0.5)
     assert "no preset 'huge'" in refused(monkeypatch, capsys, "synth", tmp_path / "x", "--preset", "huge")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()

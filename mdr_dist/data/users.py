@@ -19,6 +19,7 @@ from mdr_dist.data.reader import Group, Reader
 from mdr_dist.schema import USER_KEY
 
 _NOWHERE = Shard("", "", "", -1, 0, (), 0)  # users are of no shard
+_WAITING = 1 << 20  # rows that wait at most, or as many as there are users, before these are sorted again
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,20 @@ def _of_domain(reader: Reader, split: str, *, domain: int, period: int | None) -
     """The users of a domain and their ids; a portion of the rows at a time, so that memory holds users, not rows."""
     schema, types = reader.dataset.schema, reader.layout.types
     names = [USER_KEY, schema.user, *schema.labels[:1]]
-    keys, ids = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    parts, waiting = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))], 0
     for group in select(reader, (domain,), split=split, period=period, upto=True):
         table, where = reader.table(group, names), reader.where(group)
         key, user, *label = (plain(table, name, expected=types[name], where=where).to_numpy() for name in names)
         positive = label[0] > 0.5 if label else slice(None)
-        keys, first = np.unique(np.concatenate([keys, key[positive]]), return_index=True)
-        ids = np.concatenate([ids, user[positive]])[first].astype(np.int64)
-    return keys, ids
+        parts.append((key[positive], user[positive].astype(np.int64)))
+        waiting += group.rows
+        if waiting > max(len(parts[0][0]), _WAITING):
+            parts, waiting = [_distinct(parts)], 0
+    return _distinct(parts)
+
+
+def _distinct(parts: list[tuple[Ints, Ints]]) -> tuple[Ints, Ints]:
+    """The users of all parts in order, each with the id that comes first."""
+    keys, ids = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    keys, first = np.unique(keys, return_index=True)
+    return keys, ids[first]

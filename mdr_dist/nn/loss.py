@@ -11,10 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from mdr_dist.batch import Batch, world_size
 
 Over = Literal["domains", "rows"]
+CHUNK = 256  # rows of a batch that are compared with all others at a time
 
 
 def bce(logit_B: Tensor, batch: Batch, *, over: Over) -> Tensor:
@@ -49,11 +51,19 @@ def bpr(gap_B: Tensor, batch: Batch) -> Tensor:
 def contrast(one_BD: Tensor, two_BD: Tensor, *, batch: Batch, temperature: float) -> Tensor:
     """Each row's two vectors must find each other among those of all rows of the global batch, by cosine.
 
-    The mean over rows of the cross-entropy of both directions, halved (NT-Xent between two views).
+    The mean over rows of the cross-entropy of both directions, halved (NT-Xent between two views). Cosines are made
+    CHUNK rows at a time, and again for the backward pass: of B x N of them, none need be in memory.
     """
     one_BD, two_BD = functional.normalize(one_BD, dim=1), functional.normalize(two_BD, dim=1)
     own_B, loss_B = batch.position.clamp(min=0), torch.zeros_like(batch.weight)
     for mine_BD, others_BD in ((one_BD, two_BD), (two_BD, one_BD)):
-        cosine_BN = mine_BD @ batch.whole(others_BD).T
-        loss_B = loss_B + functional.cross_entropy(cosine_BN / temperature, own_B, reduction="none") / 2
+        others_ND = batch.whole(others_BD)
+        chunks = zip((mine_BD / temperature).split(CHUNK), own_B.split(CHUNK), strict=True)
+        parts = [checkpoint(_found, mine, others_ND, own, use_reentrant=False) for mine, own in chunks]
+        loss_B = loss_B + torch.cat(parts) / 2
     return batch.mean(loss_B)
+
+
+def _found(mine_BD: Tensor, others_ND: Tensor, own_B: Tensor) -> Tensor:
+    """[B] the cross-entropy of finding row `own` of the others by inner product."""
+    return functional.cross_entropy(mine_BD @ others_ND.T, own_B, reduction="none")

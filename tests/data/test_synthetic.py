@@ -284,7 +284,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
 
 
 def test_nothing_half_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("mdr_dist.data.synthetic.write.vocabulary", lambda *_: 1 / 0)
+    monkeypatch.setattr("mdr_dist.data.synthetic.write.vocabulary", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make(tmp_path, rows=100)
     assert files(tmp_path) == []

@@ -28,8 +28,12 @@ def _source(tiny, **settings: object) -> Source:
     return Source(tiny.dataset, data, seed=1, active=True)
 
 
+@pytest.mark.parametrize("waiting", [0, 1 << 20])
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_users_and_the_domains_they_are_active_in(tiny, split: str) -> None:
+def test_users_and_the_domains_they_are_active_in(
+    tiny, split: str, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_WAITING", waiting)
     users, expected = _source(tiny(SIZES)).users(split), _active(tiny(SIZES), split)
     assert users.keys.tolist() == sorted(expected)
     for key, active in zip(users.keys, users.active, strict=True):

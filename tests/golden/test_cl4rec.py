@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -91,9 +92,8 @@ def test_an_order_that_lacks_a_domain() -> None:
 def _tables_after_each_domain(dataset: str, runs: str, placement: str, optimizer: str) -> list[dict[str, Tensor]]:
     """Tables and masks after every stage: runs that end there."""
     tables = {"placement": placement, "optimizer": optimizer}
-    job = small_job(
-        "cl4rec", dataset, method={"patience": 0, "dim": 32}, tables=tables
-    )  # patience would go back to a stage's best state
+    # with patience a stage would go back to its best state
+    job = small_job("cl4rec", dataset, method={"patience": 0, "dim": 32}, tables=tables)
     counts = [plan_of(job).source(job).steps(stage.data) * 2 for stage in plan_of(job).stages]
     ends = np.cumsum(counts) + np.arange(len(counts))
     found = []
@@ -130,3 +130,15 @@ def test_what_an_earlier_domain_holds_moves_by_no_bit(
             assert 0 < held.sum() < len(held)
             assert torch.equal(before[:, held], now[:, held])
             assert not torch.equal(before[:, ~held], now[:, ~held])
+
+
+def test_all_domains_are_measured_after_each_one(dataset: str, tmp_path: Path) -> None:
+    job = small_job("cl4rec", dataset, method={"forgetting": True})
+    with group_of_one():
+        train(job, str(tmp_path), stop_at=30)  # in the second domain
+        run = train(job, str(tmp_path))
+    metrics = json.loads((Path(run) / "metrics.json").read_text())
+    names = [stage.name for stage in plan_of(job).stages]
+    assert list(metrics["after"]) == names == ["domain-d0", "domain-d1", "domain-d2"]
+    assert metrics["after"][names[-1]] == metrics["test"]
+    assert metrics["after"][names[0]]["d0"] != metrics["test"]["d0"]

@@ -3,7 +3,8 @@ import pytest
 import torch
 from sklearn.metrics import log_loss
 
-from mdr_dist.nn.loss import bce, l2
+from mdr_dist.nn import loss
+from mdr_dist.nn.loss import bce, contrast, l2
 from support.rows import cut, make_batch
 
 LOGITS = torch.linspace(-3, 3, 12, dtype=torch.float64)
@@ -41,3 +42,18 @@ def test_bce_of_extreme_logits_is_finite() -> None:
     batch = make_batch(12)
     for over in ("domains", "rows"):
         assert np.isfinite(bce(LOGITS * 1e4, batch, over=over).item())
+
+
+def test_the_contrast_of_chunks_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Value and gradients against the whole matrix of cosines; the last chunk is a short one."""
+    (batch,) = cut(make_batch(12), 1)
+    one, two = torch.randn(2, 12, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).unbind()
+    one.requires_grad_(), two.requires_grad_()
+    cosine = torch.nn.functional.cosine_similarity(one[:, None], two[None], dim=2) / 0.1
+    expected = -(cosine.log_softmax(0).diag().mean() + cosine.log_softmax(1).diag().mean()) / 2
+    gradients = torch.autograd.grad(expected, (one, two))
+    for chunk in (5, 256):
+        monkeypatch.setattr(loss, "CHUNK", chunk)
+        value = contrast(one, two, batch=batch, temperature=0.1)
+        torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(torch.autograd.grad(value, (one, two)), gradients, rtol=1e-9, atol=1e-12)

@@ -1,6 +1,8 @@
-"""What a synthetic data set looks like, and how large it is."""
+"""What a synthetic data set looks like, and how large it is: one class for labelled rows, one for implicit feedback."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -8,7 +10,7 @@ SPLITS = ("train", "val", "test")
 
 
 class SyntheticConfig(BaseModel):
-    """Size, shape and planted structure of a synthetic data set; `planted.py` gives the formula.
+    """Size, shape and planted structure of a data set of labelled rows; `planted.py` gives the formula.
 
     Size
       users, items    entities; `items` counts one domain's. `shared_items`: every domain offers the same items;
@@ -107,4 +109,96 @@ class SyntheticConfig(BaseModel):
             item_zipf=1.0,
             groups=1000,
             seed=seed,
+        )
+
+
+Count = Annotated[int, Field(ge=1, le=10**12)]
+
+
+class ImplicitConfig(BaseModel):
+    """Size and planted structure of a data set of items that users took; `choice.py` gives the formula.
+
+    Size
+      users           entities
+      domains         their names; `items` and `interactions` are one number a domain. Each has its own items, in an id
+                      space of scope `domain`
+      interactions    training rows, times `scale`; `val`, `test`: rows of that split for each training row
+    Who takes how much
+      overlap         share of users active in all domains; the others stay in one
+      user_zipf       the r-th most active user's rows are ∝ r^-user_zipf, everywhere; one at least, if there are enough
+    What they take
+      item_zipf       how often the r-th most popular item is met: ∝ r^-item_zipf
+      choices         items met for each one taken, the one liked most; 1: popularity alone
+      groups          user groups, and item categories; `grouped` is the share of taste a group explains
+      shared_dim, specific_dim   factors that all domains use, and factors of each domain alone
+      specific        share of the variance of taste that is domain-specific
+    `name` is the data set's; `seed` fixes everything drawn.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "implicit"
+    domains: tuple[str, ...] = Field(default=("d0", "d1", "d2"), min_length=1, max_length=1000)
+    users: int = Field(default=1000, ge=1, le=2**31 - 2)
+    items: tuple[Count, ...] = (300, 300, 300)
+    interactions: tuple[Count, ...] = (20_000, 10_000, 5000)
+    scale: float = Field(default=1.0, gt=0, le=1000)
+    val: float = Field(default=0.1, gt=0, le=10)
+    test: float = Field(default=0.1, gt=0, le=10)
+    overlap: float = Field(default=1.0, ge=0, le=1)
+    user_zipf: float = Field(default=0.3, ge=0, le=2)
+    item_zipf: float = Field(default=0.8, ge=0, le=2)
+    choices: int = Field(default=8, ge=1, le=1000)
+    groups: int = Field(default=32, ge=1, le=65_535)
+    grouped: float = Field(default=0.5, ge=0, le=1)
+    shared_dim: int = Field(default=6, ge=1, le=256)
+    specific_dim: int = Field(default=2, ge=1, le=256)
+    specific: float = Field(default=0.2, ge=0, le=1)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ImplicitConfig:
+        for key in ("items", "interactions"):
+            if (given := len(getattr(self, key))) != len(self.domains):
+                raise ValueError(f"{key}: {given} numbers for {len(self.domains)} domains; give one a domain")
+        if len(set(self.domains)) != len(self.domains) or not all(self.domains):
+            raise ValueError("domains: give each a name of its own")
+        if self.users < len(self.domains):
+            raise ValueError(f"users: {self.users} cannot fill {len(self.domains)} domains; use one user a domain")
+        if sum(self.items) + len(self.items) >= 2**31:
+            raise ValueError(f"items: {sum(self.items)} over all domains need more ids than int32 has")
+        for domain, (name, items) in enumerate(zip(self.domains, self.items, strict=True)):
+            if (rows := sum(self.rows(domain).values())) > self.users * items:
+                raise ValueError(
+                    f"interactions: domain {name} has {rows} over all splits, more than {self.users} users can take of "
+                    f"{items} items"
+                )
+        return self
+
+    def rows(self, domain: int) -> dict[str, int]:
+        """A domain's rows by split, one at least."""
+        train = max(round(self.interactions[domain] * self.scale), 1)
+        return {"train": train, "val": max(round(train * self.val), 1), "test": max(round(train * self.test), 1)}
+
+    @classmethod
+    def shared_specific(cls) -> ImplicitConfig:
+        """The benchmark of transfer: most of taste is shared; each domain has half the rows of the one before."""
+        return cls(
+            name="shared-specific",
+            domains=("dense", "middle", "sparse", "sparsest"),
+            users=2000,
+            items=(800, 800, 800, 800),
+            interactions=(80_000, 40_000, 20_000, 10_000),
+        )
+
+    @classmethod
+    def paper(cls) -> ImplicitConfig:
+        """As many users, items and interactions as CAT-ART's data have (Table 1 of the paper, WSDM 2023)."""
+        return cls(
+            name="paper",
+            domains=("app-install", "app-use", "articles", "video-short", "video-long"),
+            users=1_166_552,
+            items=(100_000, 100_000, 50_000, 50_000, 50_000),
+            interactions=(101_981_793, 18_156_535, 102_832_656, 74_911_020, 11_412_988),
+            groups=1000,
         )

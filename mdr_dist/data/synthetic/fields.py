@@ -108,21 +108,20 @@ class Columns:
         return tables
 
 
-def vocabulary(config: SyntheticConfig, feature: Feature, counts: Ints) -> pa.Table:
+def vocabulary(feature: Feature, counts: Ints, *, domains: tuple[str, ...]) -> pa.Table:
     """`id, key, count` of every id but the defaults; keys are `u7` or `i7` for id 7, `v7` for a field's value.
 
     Where each domain has its own items, `domain` is there too and keys number a domain's items from 1.
     """
-    size = config.items + 1 if feature.starts else feature.rows
-    ids = np.arange(feature.rows)
-    ids = ids[ids % size != 0]
+    starts = np.array(feature.starts or (0,))
+    ids = np.setdiff1d(np.arange(feature.rows), starts)
+    block = np.searchsorted(starts, ids, side="right") - 1
     prefix = {"user": "u", "item": "i"}.get(feature.name, "v")
-    number = pa.array(ids % size).cast(pa.string())
+    number = pa.array(ids - starts[block]).cast(pa.string())
     key = pc.binary_join_element_wise(pa.scalar(prefix), number, "")  # type: ignore[attr-defined]
     table = pa.table({"id": pa.array(ids), "key": key, "count": pa.array(counts[ids])})
     if feature.starts:
-        names = pa.array([domain_name(k) for k in range(config.domains)])
-        table = table.append_column("domain", names.take(pa.array(ids // size)))
+        table = table.append_column("domain", pa.array(domains).take(pa.array(block)))
     return table
 
 

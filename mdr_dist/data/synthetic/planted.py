@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mdr_dist.data.synthetic.config import SyntheticConfig
+from mdr_dist.data.synthetic.config import ImplicitConfig, SyntheticConfig
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Config = SyntheticConfig | ImplicitConfig
 PROBE = 1 << 16  # pairs drawn to solve for the base rate
 
 
@@ -35,7 +36,7 @@ class Stream(IntEnum):
     HOMES, USERS, ITEMS, SIGNS, RATES, POPULARITY, PROBE, FIELDS, ROWS = range(9)
 
 
-def generator(config: SyntheticConfig, *path: int) -> np.random.Generator:
+def generator(config: Config, *path: int) -> np.random.Generator:
     """The generator of one purpose, the same on every machine."""
     return np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=path))
 
@@ -63,19 +64,28 @@ class Population:
     factors: Floats
 
     @staticmethod
-    def draw(config: SyntheticConfig, rng: np.random.Generator, *, count: int, width: int) -> Population:
+    def draw(config: Config, rng: np.random.Generator, *, count: int, width: int) -> Population:
         """Groups of near-equal size, factors around their group's centre."""
         group = rng.permutation(np.arange(count) % config.groups)
         return Population(group, grouped_factors(config, rng, group=group, width=width))
 
 
-def grouped_factors(config: SyntheticConfig, rng: np.random.Generator, *, group: Ints, width: int) -> Floats:
+def grouped_factors(config: Config, rng: np.random.Generator, *, group: Ints, width: int) -> Floats:
     """[n, width] standard normal factors, of which the group's centre explains the share `grouped`."""
     centre = rng.standard_normal((config.groups, width), dtype=np.float32)
     own = rng.standard_normal((len(group), width), dtype=np.float32)
     own *= np.float32(np.sqrt(1 - config.grouped))
     own += (centre * np.float32(np.sqrt(config.grouped)))[group]
     return own
+
+
+def homes(config: Config, rows: Ints) -> Ints:
+    """[U] the only domain of a user, -1 for one who is active in all; every domain, of `rows` [K], has a user."""
+    roaming = min(round(config.users * config.overlap), config.users)
+    single = config.users - roaming
+    least = int(roaming == 0)
+    only = np.repeat(np.arange(len(rows)), shares(single, rows.astype(np.float64), least=least))
+    return generator(config, Stream.HOMES).permutation(np.concatenate([np.full(roaming, -1), only]))
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ class Planted:
         rng = generator(config, Stream.USERS)
         self.users = Population.draw(config, rng, count=config.users, width=config.shared_dim)
         self._user_rank = generator(config, Stream.POPULARITY).permutation(config.users)
-        self._home = self._homes()
+        self._home = homes(config, self.rows)
 
     def items(self, domain: int) -> Population:
         """The items of a domain: the same in all where items are shared."""
@@ -141,15 +151,6 @@ class Planted:
     def _draw_items(self, space: int) -> Population:
         rng = generator(self.config, Stream.ITEMS, space)
         return Population.draw(self.config, rng, count=self.config.items, width=self.config.shared_dim)
-
-    def _homes(self) -> Ints:
-        """[U] the only domain of a user, -1 for one who is active in all; every domain has a user."""
-        config = self.config
-        roaming = min(round(config.users * config.overlap), config.users)
-        single = config.users - roaming
-        least = int(roaming == 0)
-        homes = np.repeat(np.arange(config.domains), shares(single, self.rows.astype(np.float64), least=least))
-        return generator(config, Stream.HOMES).permutation(np.concatenate([np.full(roaming, -1), homes]))
 
     @cached_property
     def signs(self) -> NDArray[np.int8]:
