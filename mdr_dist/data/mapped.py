@@ -1,6 +1,7 @@
 """Arrays derived from a data set that all workers of a machine share: built once, memory-mapped, kept for later runs.
 
-They lie in the temporary folder ($TMPDIR). A data set that was written anew gets others.
+They lie in the temporary folder ($TMPDIR). A data set that was written anew gets others, and those of one that is gone
+from this machine go when the next are made.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mdr_dist.data.reader import Reader
 from mdr_dist.errors import UserError
 
 Arrays = dict[str, Array]
+_OF = "data-set"  # the file that names the schema of the data set that a folder's arrays are of
 
 
 def mapped(reader: Reader, kind: str, *, key: tuple[object, ...], build: Callable[[str], Arrays]) -> Arrays:
@@ -56,7 +58,18 @@ def _folder(reader: Reader, kind: str, key: tuple[object, ...]) -> Iterator[str]
     if os.stat(root).st_uid != os.getuid():
         raise UserError(f"{root}: belongs to another user; set TMPDIR to a folder of your own")
     folder = os.path.join(root, f"{kind}-" + hashlib.sha256(repr(whole).encode()).hexdigest()[:32])
-    os.makedirs(folder, exist_ok=True)
+    if not os.path.exists(folder):
+        _remove_orphans(root)
+        os.makedirs(folder, exist_ok=True)
+        Path(folder, _OF).write_text(marker if not storage.is_local(marker) else path)
     with open(os.path.join(folder, "lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
+
+
+def _remove_orphans(root: str) -> None:
+    """Remove the arrays of local data sets that are no longer there. Who still maps them keeps them until the end."""
+    for of in Path(root).glob(f"*/{_OF}"):
+        marker = of.read_text()
+        if marker and storage.is_local(marker) and not os.path.exists(marker):
+            shutil.rmtree(of.parent, ignore_errors=True)
