@@ -219,7 +219,8 @@ def _fixed_steps(job: Job, run: str, *, plain: bool) -> dict[str, Any]:
 
 
 def _state(trainer: Any) -> dict[str, torch.Tensor]:
-    dense = {name: tensor.clone() for name, tensor in trainer.method.state_dict().items()}
+    """All that is trained: a buffer is no stage's."""
+    dense = {name: parameter.detach().clone() for name, parameter in trainer.method.named_parameters()}
     return dense | {name: full_table(trainer.tables, name) for name in trainer.tables.specs}
 
 
