@@ -203,6 +203,7 @@ def test_the_file_is_built_once_and_anew_for_other_data(tiny: Make, monkeypatch:
     assert len(built) == 1
     assert sorted(os.listdir(built[0])) == [
         "DONE",
+        "data-set",
         "gaps.npy",
         "items.npy",
         "lock",

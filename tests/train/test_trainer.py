@@ -20,6 +20,7 @@ from mdr_dist.batch import Batch
 from mdr_dist.checkpoint.checkpoint import Checkpoints
 from mdr_dist.config import DenseConfig, TablesConfig, TrainConfig
 from mdr_dist.errors import Stopped, UserError
+from mdr_dist.eval.evaluate import Measured
 from mdr_dist.stage import Init, Losses, Rows, Slice, Stage, TableOperations, TableSpec, Until
 from mdr_dist.tables import PlainTables, read_table
 from mdr_dist.train import step
@@ -67,10 +68,10 @@ class Scripted(Trainer):
     script: tuple[float | None, ...] = ()
     measured: list[int]
 
-    def measure(self, slice_: Slice) -> dict[str, Any]:
+    def measure(self, slice_: Slice) -> Measured:
         self.measured.append(self.progress.epoch)
         value = self.script[self.progress.epoch - 1] if self.script else 0.5
-        return {"macro": {"auc": value, "logloss": value}}
+        return Measured({"macro": {"auc": value, "logloss": value}}, {})
 
 
 def make(
