@@ -25,6 +25,7 @@ from pathlib import Path
 import psutil
 import torch
 import yaml
+from bench_file import arguments, show
 
 from mdr_dist.checkpoint.lanes import RESULT
 
@@ -138,17 +139,9 @@ def report(args: argparse.Namespace, found: dict[int, list[Times]], *, load: flo
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"users": 20_000, "items": 5000, "rows": 400_000, "epochs": 40, "rounds": 3}.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    args = arguments(__doc__, {"users": 20_000, "items": 5000, "rows": 400_000, "epochs": 40, "rounds": 3})
     load = os.getloadavg()[0]
-    text = report(args, measured(args), load=load)
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
+    show(report(args, measured(args), load=load), args.out)
 
 
 if __name__ == "__main__":

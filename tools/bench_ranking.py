@@ -18,11 +18,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import torch
+from bench_file import arguments, show
 from torch import Tensor
 
 from mdr_dist.batch import Batch
@@ -169,18 +169,10 @@ def report(args: argparse.Namespace, rates: dict[str, list[float]]) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"users": 20_000, "items": 100_000, "dim": 64, "k": 20, "threads": 1}.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    args = arguments(__doc__, {"users": 20_000, "items": 100_000, "dim": 64, "k": 20, "threads": 1})
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    text = report(args, timed(args))
-    print(text)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
+    show(report(args, timed(args)), args.out)
 
 
 if __name__ == "__main__":

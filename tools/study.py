@@ -35,11 +35,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from mdr_dist.config import validated
+from mdr_dist.config import load
 from mdr_dist.data.layout import read_schema
 from mdr_dist.eval.gains import gains
 from mdr_dist.schema import Schema
@@ -169,11 +168,10 @@ def intervals(study: Study, runs: Path, *, part: str, metric: str) -> list[str]:
 
 def report(study: Study, runs: Path, *, part: str) -> list[str]:
     """The tables and verdicts of a set, by metric."""
-    domains = study.first(part).domains
+    schema = study.first(part)
+    domains = schema.domains
     lines: list[str] = [f"# {study.path(study.seeds[0], part)}", ""] if part else []
-    sizes = [
-        f"{domain} {' / '.join(f'{rows[domain]:,}' for rows in study.first(part).rows.values())}" for domain in domains
-    ]
+    sizes = [f"{domain} {' / '.join(f'{rows[domain]:,}' for rows in schema.rows.values())}" for domain in domains]
     lines += [f"Rows (training / validation / test): {'; '.join(sizes)}.", ""]
     for metric in study.metrics:
         columns = gather(study, runs, part=part, metric=metric)
@@ -204,7 +202,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--parallel", type=int, default=2)
     args = parser.parse_args()
-    study = validated(Study, yaml.safe_load(args.study.read_text()), where=str(args.study))
+    study = load(Study, str(args.study))
     folder, runs = args.study.parent, args.runs or Path("runs") / args.study.parent.name
     prepare(study)
     jobs = [job for part in study.sets for job in commands(study, folder, part=part)]

@@ -15,7 +15,7 @@ from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUs
 from mdr_dist import storage
 from mdr_dist.checkpoint.export import Form, export, load_export
 from mdr_dist.checkpoint.lanes import schema_of
-from mdr_dist.config import Job, load_yaml, validated
+from mdr_dist.config import Job, load
 from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import UserError
 from mdr_dist.eval.evaluate import evaluate
@@ -86,7 +86,7 @@ def _job_of(run: str) -> Job:
     path = storage.join(run, JOB)
     if not storage.exists(path):
         raise UserError(f"{run}: not a run (no {JOB}) and not an export (no manifest.json)")
-    return validated(Job, load_yaml(path), where=path)
+    return load(Job, path)
 
 
 @contextmanager

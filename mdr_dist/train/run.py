@@ -18,7 +18,7 @@ import yaml
 
 from mdr_dist import catalog, storage
 from mdr_dist.checkpoint.lanes import RESULT, Outputs, lane_folder, stage_file
-from mdr_dist.config import Job, load_yaml, validated
+from mdr_dist.config import Job, load
 from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import Fault, Stopped, UserError
 from mdr_dist.eval.candidates import check_catalogue
@@ -162,7 +162,7 @@ def open_run(job: Job, runs: str) -> str:
     mine = job.model_dump(mode="json")
     path = storage.join(run, JOB)
     if storage.exists(path):
-        theirs = validated(Job, load_yaml(path), where=path).model_dump(mode="json")
+        theirs = load(Job, path).model_dump(mode="json")
         different = [key for key in _leaves(mine) if _leaves(mine)[key] != _leaves(theirs).get(key)]
         if different:
             key = different[0]

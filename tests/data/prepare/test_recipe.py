@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mdr_dist.config import load_yaml, validated
+from mdr_dist.config import load
 from mdr_dist.data.prepare.recipe import Recipe
 
 RECIPES = sorted(map(str, Path(__file__).parents[3].glob("jobs/*/prepare.yaml")))
@@ -15,7 +15,7 @@ RECIPES = sorted(map(str, Path(__file__).parents[3].glob("jobs/*/prepare.yaml"))
 def test_the_shipped_recipes_are_valid():
     assert len(RECIPES) >= 6
     for path in RECIPES:
-        recipe = validated(Recipe, load_yaml(path), where=path)
+        recipe = load(Recipe, path)
         assert recipe.max_rejected == 0
 
 
