@@ -91,12 +91,15 @@ class EvalConfig(Section):
     """How methods that retrieve are measured: the lengths `ks` of the lists, and over how many users of a domain.
 
     `users` are a sample that is the same in every run; 0: all. `candidates` of a domain's users are its own items, or
-    those of `all` the domains that are measured, where domains share item ids. No k may exceed the catalogue.
+    those of `all` the domains that are measured, where domains share item ids. No k may exceed the catalogue. With
+    `sampled` every truth by itself is ranked against so many candidates that its user did not take, each drawn
+    independently and the same in every run; 0: against all, as one list a user.
     """
 
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(5, 10, 20, 50), min_length=1)
     users: int = Field(default=0, ge=0)
     candidates: Literal["domain", "all"] = "domain"
+    sampled: int = Field(default=0, ge=0)
 
 
 class LaunchConfig(Section):

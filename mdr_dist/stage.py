@@ -53,8 +53,11 @@ class TableSpec:
 class Slice:
     """Which rows a stage reads and in what order. `None` domains: the job's; `None` period: all.
 
+    With `upto` it reads the periods before its own too, with `reservoir` so many rows of them, drawn uniformly.
     `mix="joint"` shuffles all domains together; `"alternate"` gives batches of one domain each, in turn.
-    `negatives` items a row, drawn from the row's domain, come as the id features `negative_0`, `negative_1`, …
+    `negatives` items a row, drawn from the row's domain, come as the id features `negative_0`, `negative_1`, …: items
+    seen up to the slice's period that the user had not taken by its end or, with `pool="period"`, items of that period
+    that the user did not take in it.
     A row is a row of the data set or, with `unit="user"`, a user of the slice, who comes once whatever the domains;
     the row's domain is then 0 and its features, but the user's, are their default rows. Fewer users than a batch holds
     are one batch, its rest padding; of rows a stage needs a whole batch at least.
@@ -63,8 +66,11 @@ class Slice:
     split: str = "train"
     domains: tuple[int, ...] | None = None
     period: int | None = None
+    upto: bool = False
+    reservoir: int = 0
     mix: Literal["joint", "alternate"] = "joint"
     negatives: int = 0
+    pool: Literal["past", "period"] = "past"
     unit: Literal["row", "user"] = "row"
 
 
@@ -137,9 +143,10 @@ class Stage:
 
     `train` holds patterns over table names and dense parameter names, `read` over the tables that are looked up.
     `optimizers` maps patterns over dense names to optimizers, first match wins; names without a match take the job's.
-    `before` and `after` are table operations. It is validated on the `val` split of its own data. At its end the state
-    is measured on the slice `test`, if it names one: how a schedule went, beside the result of the whole run. Stages of
-    one `lane` run in order in one worker group, after the lanes it `needs`.
+    `before` and `after` are table operations. It is validated on the `val` split of its own data. Before anything of it
+    runs the state is measured on the slice `pretest`, at its end on `test`, where it names them: how a schedule went,
+    beside the result of the whole run. Stages of one `lane` run in order in one worker group, after the lanes it
+    `needs`.
     """
 
     name: str
@@ -152,6 +159,7 @@ class Stage:
     until: Until = Until()
     before: tuple[TableOp, ...] = ()
     after: tuple[TableOp, ...] = ()
+    pretest: Slice | None = None
     test: Slice | None = None
     lane: str = "main"
     needs: tuple[str, ...] = ()

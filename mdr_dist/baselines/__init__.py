@@ -3,6 +3,9 @@
 BASELINES: dict[str, str] = {
     "cmf": "mdr_dist.baselines.cross.cmf:CMF",
     "smf": "mdr_dist.baselines.cross.smf:SMF",
+    "fine_tune": "mdr_dist.baselines.periodic.fine_tune:FineTune",
+    "full_retrain": "mdr_dist.baselines.periodic.full_retrain:FullRetrain",
+    "spmf": "mdr_dist.baselines.periodic.spmf:SPMF",
     "shared_bottom": "mdr_dist.baselines.rank.shared_bottom:SharedBottom",
     "mmoe": "mdr_dist.baselines.rank.mmoe:MMoE",
 }

@@ -1,7 +1,8 @@
 """What finished lanes left, put together: the start of the next lane, and the state of a run.
 
 <run>/lanes/<lane>/  events.jsonl  progress.json  checkpoints/  result.json once it is done
-                     stages/<stage>.json  what a stage was measured to reach at its end, if it asks for that
+                     before/<stage>.json  what was measured before a stage began, if it asks for that
+                     stages/<stage>.json  what was measured at its end, if it asks for that
                      users.parquet where it ranked: every user's metrics on the test split
 
 Every table lies in the newest checkpoint of the last lane, in the plan's order, that saves it; every dense parameter in
@@ -37,9 +38,9 @@ def lane_folder(run: str, lane: str) -> str:
     return storage.join(run, "lanes", quote(lane, safe=" "))
 
 
-def stage_file(folder: str, stage: str) -> str:
-    """Where in a lane's folder a stage's test is kept."""
-    return storage.join(folder, "stages", f"{quote(stage, safe=' ')}.json")
+def stage_file(folder: str, stage: str, *, before: bool) -> str:
+    """Where in a lane's folder it is kept what a stage found `before` it began, or reached at its end."""
+    return storage.join(folder, "before" if before else "stages", f"{quote(stage, safe=' ')}.json")
 
 
 def checkpoints_of(run: str, lane: str) -> Checkpoints:

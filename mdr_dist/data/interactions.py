@@ -83,18 +83,17 @@ def select(
     reader: Reader, domains: tuple[int, ...], *, split: str, period: int | None, upto: bool
 ) -> tuple[Group, ...]:
     """The row groups of these domains' split, of one period or `upto` it."""
-    groups = reader.dataset.select(split, domains=domains, period=None if upto else period)
-    return tuple(group for group in groups if period is None or group.shard.period <= period)
+    return reader.dataset.select(split, domains=domains, period=period, upto=upto)
 
 
-def count_items(reader: Reader, domains: tuple[int, ...], *, period: int | None, enough: int) -> int:
-    """How many items the domains have in the training split, up to a period if one is given.
+def count_items(reader: Reader, domains: tuple[int, ...], *, period: int | None, enough: int, upto: bool = True) -> int:
+    """How many items the domains have in the training split: in a period, if one is given, or up to it.
 
     As `Interactions.items` counts, but it reads no further once there are `enough`.
     """
     schema, types = reader.dataset.schema, reader.layout.types
     found = np.zeros(0, dtype=np.int64)
-    for group in select(reader, domains, split="train", period=period, upto=True):
+    for group in select(reader, domains, split="train", period=period, upto=upto):
         if len(found) >= enough:
             break
         table = reader.table(group, [schema.item])

@@ -23,13 +23,13 @@ class Negatives(Interactions):
     """A domain's interactions as something to draw from."""
 
     @classmethod
-    def of_training(cls, reader: Reader, *, domain: int, period: int | None = None) -> Negatives:
-        """A domain's negatives by its training split, up to a period if one is given.
+    def of_training(cls, reader: Reader, *, domain: int, period: int | None = None, upto: bool = True) -> Negatives:
+        """A domain's negatives by its training split: by one period of it, if one is given, or `upto` that.
 
         Items are those that occur there, without the default row. Positives are the rows with a label over 0.5. Raises
         `UserError` if the domain has fewer than two items.
         """
-        found = cls.open(reader, domain=domain, period=period, upto=True)
+        found = cls.open(reader, domain=domain, period=period, upto=upto)
         _refuse_few(reader, domain, len(found.items))
         return found
 
@@ -60,9 +60,9 @@ class Negatives(Interactions):
         return self.items[at]
 
 
-def check_items(reader: Reader, *, domain: int, period: int | None = None) -> None:
+def check_items(reader: Reader, *, domain: int, period: int | None = None, upto: bool = True) -> None:
     """Raise what `Negatives.of_training` would, at less cost."""
-    _refuse_few(reader, domain, count_items(reader, (domain,), period=period, enough=2))
+    _refuse_few(reader, domain, count_items(reader, (domain,), period=period, enough=2, upto=upto))
 
 
 def _refuse_few(reader: Reader, domain: int, items: int) -> None:

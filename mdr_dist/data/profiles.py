@@ -67,14 +67,15 @@ def _first_rows(reader: Reader, groups: tuple[Group, ...], *, by: str, keys: Int
         found, first = np.unique(place[wanted], return_index=True)
         missing[found] = False
         places.append(found)
-        parts.append(_take(rows, wanted[first]))
-    whole = _take(_joined(parts), np.argsort(np.concatenate(places)))
+        parts.append(take(rows, wanted[first]))
+    whole = take(joined(parts), np.argsort(np.concatenate(places)))
     lists = {f"values-{name}": values for name, (values, _) in whole.lists.items()}
     lists |= {f"offsets-{name}": offsets for name, (_, offsets) in whole.lists.items()}
     return {"ids": whole.ids, "floats": whole.floats, "user_key": whole.user_key, **lists}
 
 
-def _take(rows: Columns, index: Ints) -> Columns:
+def take(rows: Columns, index: Ints) -> Columns:
+    """The rows at these places."""
     lists = {name: _take_lists(*ragged, index) for name, ragged in rows.lists.items()}
     return Columns(rows.ids[index], rows.floats[index], rows.user_key[index], lists, rows.domain)
 
@@ -85,7 +86,8 @@ def _take_lists(values: Array, offsets: Array, index: Ints) -> tuple[Array, Arra
     return values[np.arange(ends[-1]) + np.repeat(starts - ends[:-1], lengths)], ends
 
 
-def _joined(parts: list[Columns]) -> Columns:
+def joined(parts: list[Columns]) -> Columns:
+    """The rows of all parts, of which there is one at least, one after the other."""
     lists: dict[str, tuple[Array, Array]] = {}
     for name in parts[0].lists:
         lengths = np.concatenate([np.diff(part.lists[name][1]) for part in parts])

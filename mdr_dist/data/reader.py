@@ -61,14 +61,16 @@ class Dataset:
             for number, (shard, index, rows) in enumerate(all_groups)
         )
 
-    def select(self, split: str, *, domains: tuple[int, ...], period: int | None) -> tuple[Group, ...]:
-        """The row groups of a split, of some domains and one period (`None`: all), in path order."""
+    def select(
+        self, split: str, *, domains: tuple[int, ...], period: int | None, upto: bool = False
+    ) -> tuple[Group, ...]:
+        """The row groups of a split, of some domains, and of one period (`None`: all) or `upto` it, in path order."""
         return tuple(
             group
             for group in self.groups
             if group.shard.split == split
             and group.domain in domains
-            and period in (None, group.shard.period)
+            and (period in (None, group.shard.period) or (upto and group.shard.period < (period or 0)))
             and group.rows > 0
         )
 

@@ -20,6 +20,7 @@ from mdr_dist.data.negatives import Negatives, check_items, uniforms
 from mdr_dist.data.order import Ints, Order, Plan, count_streams, dealt, permutation, seed_of, stratified
 from mdr_dist.data.prefetch import prefetch
 from mdr_dist.data.reader import Dataset, Group, Reader
+from mdr_dist.data.reservoir import Reservoir
 from mdr_dist.data.users import Users
 from mdr_dist.errors import UserError
 from mdr_dist.stage import Slice
@@ -50,7 +51,8 @@ class Source:
             )
         self._slots, self._share = -(-self._streams // world), data.batch // self._streams
         self.reader = Reader(dataset, max_bytes=data.cache_mb << 20)
-        self._negatives: dict[tuple[int, int | None], Negatives] = {}
+        self._negatives: dict[tuple[int, int | None, str], Negatives] = {}
+        self._reservoirs: dict[Slice, Reservoir] = {}
         self._users: dict[tuple[str, int | None], Users] = {}
 
     def rows(self, slice: Slice) -> int:
@@ -69,7 +71,7 @@ class Source:
         """Raise `UserError` if the slice cannot be trained on, as `steps` does, or has no negatives to draw."""
         self.steps(slice)
         for domain in self.domains(slice) if slice.negatives else ():
-            check_items(self.reader, domain=domain, period=slice.period)
+            check_items(self.reader, domain=domain, period=slice.period, upto=slice.pool == "past")
 
     def check_in_common(self) -> None:
         """Raise `UserError` unless there are two domains at least, each with two users in common with the others."""
@@ -123,12 +125,20 @@ class Source:
         named, domains = domains is not None, domains or tuple(range(len(schema.domains)))
         if beyond := [k for k in domains if not 0 <= k < len(schema.domains)]:
             raise UserError(f"there is no domain number {beyond[0]} in data set {self.dataset.path}")
-        groups = self.dataset.select(slice.split, domains=domains, period=slice.period)
+        groups = self.dataset.select(slice.split, domains=domains, period=slice.period, upto=slice.upto)
         missing = set(domains) - {group.domain for group in groups}
-        if missing and (named or strict or not groups):
+        if missing and (named or (strict and slice.period is None) or not groups):
             name = schema.domains[min(missing)]
             raise UserError(f"domain {name} has no rows in {where}; data.domains says which domains are read")
-        return groups
+        return groups + (self._reservoir(slice, domains).groups() if slice.reservoir else ())
+
+    def _reservoir(self, slice: Slice, domains: tuple[int, ...]) -> Reservoir:
+        """The sample of the periods before the slice's own that it reads too."""
+        last = (slice.period or 0) - 1
+        if slice not in self._reservoirs:
+            groups = self.dataset.select(slice.split, domains=domains, period=last, upto=True)
+            self._reservoirs[slice] = Reservoir.open(self.reader, groups, size=slice.reservoir)
+        return self._reservoirs[slice]
 
     def _plan(self, slice: Slice, stage: str, epoch: int) -> Plan:
         groups = self._select(slice, strict=True)
@@ -161,9 +171,10 @@ class Source:
         if self._active:
             self.users("train", slice.period)
         for domain in {group.domain for group in self._select(slice, strict=False)} if slice.negatives else ():
-            if (domain, slice.period) not in self._negatives:
-                found = Negatives.of_training(self.reader, domain=domain, period=slice.period)
-                self._negatives[domain, slice.period] = found
+            if (key := (domain, slice.period, slice.pool)) not in self._negatives:
+                upto = slice.pool == "past"
+                found = Negatives.of_training(self.reader, domain=domain, period=slice.period, upto=upto)
+                self._negatives[key] = found
 
     def _read(
         self, plan: Plan, slice: Slice, *, key: tuple[str | int, ...], start: int, shuffle: bool
@@ -201,7 +212,14 @@ class Source:
         """How a group's rows come by its number."""
         if slice.unit == "user":
             return partial(self.users(slice.split, slice.period).columns, self.reader.layout)
-        return lambda number: self.reader.columns(self.dataset.groups[number], keep=keep)
+        drawn = self._reservoirs.get(slice)
+
+        def columns(number: int) -> Columns:
+            if drawn and number < 0:
+                return drawn.columns(number)
+            return self.reader.columns(self.dataset.groups[number], keep=keep)
+
+        return columns
 
     def completed(self, batch: Batch, slice: Slice) -> Batch:
         """The batch with `active`, if batches bring it."""
@@ -217,7 +235,7 @@ class Source:
         user_key, drawn = batch.user_key.numpy(), np.zeros((slice.negatives, len(batch)), dtype=np.int64)
         for k in np.unique(domain[place >= 0]):
             rows = np.flatnonzero((domain == k) & (place >= 0))
-            negatives = self._negatives[int(k), slice.period]
+            negatives = self._negatives[int(k), slice.period, slice.pool]
             uniform = uniforms(place[rows], slice.negatives, seed)
             drawn[:, rows] = negatives.draw(user_key[rows], item[rows], uniform)
         named = {f"negative_{at}": torch.from_numpy(ids) for at, ids in enumerate(drawn)}

@@ -2,7 +2,8 @@
 
 Candidates are the domain's catalogue, the items of its training split, or with `eval.candidates: all` those of every
 domain that is ranked, without those that the user took earlier in these domains: in the training split and, where
-another split than it is ranked, in the validation split. Truths are the candidates that the user took in the ranked
+another split than it is ranked, in the validation split; in the training split, where a period of it is ranked, in the
+periods before. Truths are the candidates that the user took in the ranked
 split of the one domain. An item that training did not see is no candidate: in a prepared data set it is the
 default row, which stands for many. Such a truth and one taken earlier count as `unrankable`.
 
@@ -24,8 +25,6 @@ from mdr_dist.data.source import Source
 from mdr_dist.errors import UserError
 from mdr_dist.schema import USER_KEY
 from mdr_dist.stage import Slice
-
-_EARLIER = {"train": (), "val": ("train",)}  # split → those whose positives are no candidates; others: both
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,14 @@ def _offering(source: Source, *, domain: int, config: EvalConfig) -> tuple[int, 
     return source.domains(Slice())  # of the job, whatever this lane measures
 
 
+def _earlier(slice_: Slice) -> list[tuple[str, int | None]]:
+    """(split, last period) of that whose positives are no candidates."""
+    if slice_.split == "train":
+        return [("train", slice_.period - 1)] if slice_.period else []
+    splits = ("train",) if slice_.split == "val" else ("train", "val")
+    return [(split, slice_.period) for split in splits]
+
+
 class Candidates:
     """A domain's catalogue and the users of a split.
 
@@ -80,14 +87,18 @@ class Candidates:
         self._reader = source.reader
         self.name = source.dataset.schema.domains[domain]
         self._offering = _offering(source, domain=domain, config=config)
-        trained = [self._open("train", upto=True, domain=each) for each in self._offering]
+        period = slice_.period
+        trained = [self._open("train", upto=True, domain=each, period=period) for each in self._offering]
         self._catalogue = np.unique(np.concatenate([each.items for each in trained]))
         self.items = len(self._catalogue)
         _refuse_long(source, domain, items=self.items, config=config)
-        splits = _EARLIER.get(slice_.split, ("train", "val"))
-        earlier = [self._open(split, upto=True, domain=each) for split in splits for each in self._offering]
+        earlier = [
+            self._open(split, upto=True, domain=each, period=period)
+            for split, period in _earlier(slice_)
+            for each in self._offering
+        ]
         self._earlier = [(taken, self._places(taken)) for taken in earlier]
-        self._asked = self._open(slice_.split, upto=False, domain=domain, default=True)
+        self._asked = self._open(slice_.split, upto=False, domain=domain, period=period, default=True)
         self._asked_places = self._places(self._asked)
         self.user_key = self._asked.users
         self.users = np.arange(len(self.user_key))
@@ -118,8 +129,7 @@ class Candidates:
         users = Profiles(self._reader, asked, by=USER_KEY, keys=self.user_key, domain=self._domain)
         return users, Profiles(self._reader, training, by=item, keys=self._catalogue, domain=self._domain)
 
-    def _open(self, split: str, *, upto: bool, domain: int, default: bool = False) -> Interactions:
-        period = self._slice.period
+    def _open(self, split: str, *, upto: bool, domain: int, period: int | None, default: bool = False) -> Interactions:
         return Interactions.open(self._reader, domain=domain, split=split, period=period, upto=upto, default=default)
 
     def _places(self, taken: Interactions) -> Ints:

@@ -240,6 +240,30 @@ def combined(
     return {**found, "macro": macro(list(found.values()))}
 
 
+def averaged(
+    tests: Sequence[Mapping[str, dict[str, float | int | None]]],
+) -> dict[str, dict[str, float | int | None]]:
+    """Results of one thing measured several times as one, weighted by what each was measured on: `rows`, or `users`.
+
+    Counts are added up, but of `items` the most are told; a metric that does not exist in a test counts nowhere there.
+    """
+    found: dict[str, dict[str, float | int | None]] = {}
+    for domain in dict.fromkeys(name for test in tests for name in test if name != "macro"):
+        entries = [test[domain] for test in tests if domain in test]
+        weights = [int(entry.get("rows") or entry.get("users") or 0) for entry in entries]
+        found[domain] = {name: _pooled([e[name] for e in entries], weights) for name in entries[0]}
+        if "items" in entries[0]:
+            found[domain]["items"] = max(int(entry["items"] or 0) for entry in entries)
+    return {**found, "macro": macro(list(found.values()))}
+
+
+def _pooled(values: list[float | int | None], weights: list[int]) -> float | int | None:
+    if all(isinstance(value, int) for value in values):
+        return sum(int(value) for value in values if value is not None)
+    known = [(value, weight) for value, weight in zip(values, weights, strict=True) if value is not None and weight]
+    return sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
+
+
 def _measure(rows: Mapping[str, NDArray[Any]]) -> dict[str, float | int | None]:
     score, label = rows["score"], rows["label"]
     by_user = count_wins(score, label, rows["user"])

@@ -1,5 +1,7 @@
 """Full ranking: every user's whole list of candidates, measured exactly, over all processes.
 
+With `eval.sampled` every truth is ranked by itself, against candidates drawn for it (sampled.py).
+
 Users are cut into blocks of a fixed size, dealt out to the processes in turn. Items stream by, in blocks: each process
 computes its share of vectors from looked-up rows, all get them, and multiply them with the vectors of their users. So
 memory holds neither the catalogue nor the scores: per process up to HELD blocks of users with their best scores, and
@@ -11,6 +13,8 @@ Shape letters: R users of a block, N items of a block, D width, K the largest k,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,11 +24,12 @@ from torch import Tensor
 
 from mdr_dist.batch import Batch, world_size
 from mdr_dist.config import EvalConfig
-from mdr_dist.data.order import Ints
+from mdr_dist.data.order import Ints, seed_of
 from mdr_dist.data.profiles import Profiles
 from mdr_dist.data.source import Source
 from mdr_dist.eval.candidates import Asked, Candidates
 from mdr_dist.eval.figures import UserFigures, summary
+from mdr_dist.eval.sampled import names_of, sampled_standing
 from mdr_dist.eval.ties import Floats, expected
 from mdr_dist.eval.top import CHUNK, TopScores
 from mdr_dist.methods.base import Method
@@ -71,9 +76,8 @@ def rank_users(
     domains = [Candidates(source, slice_, domain=k, config=config) for k in source.domains(slice_)]
     figures: dict[str, UserFigures] = {}
     for candidates in domains:
-        ranker = _Ranker(method, lookup, candidates, k=max(config.ks), device=device)
-        mine = [_measured(*found, ks=config.ks, candidates=candidates) for found in ranker.standings()]
-        parts = _gathered(mine)
+        ranker = _Ranker(method, lookup, candidates, config=config, device=device)
+        parts = _gathered(list(ranker.figures()))
         if parts:
             figures[candidates.name] = UserFigures.merge(parts)
     method.train(training)
@@ -83,8 +87,11 @@ def rank_users(
 class _Ranker:
     """One domain's users against its catalogue."""
 
-    def __init__(self, method: Method, lookup: Lookup, candidates: Candidates, *, k: int, device: torch.device) -> None:
-        self._method, self._lookup, self._candidates, self._k, self._device = method, lookup, candidates, k, device
+    def __init__(
+        self, method: Method, lookup: Lookup, candidates: Candidates, *, config: EvalConfig, device: torch.device
+    ) -> None:
+        self._method, self._lookup, self._candidates, self._device = method, lookup, candidates, device
+        self._config = config
         self._rank, self._world = dist.get_rank() if world_size() > 1 else 0, world_size()
         # functions of the data alone, so that every number of processes does the same
         self._shape = (
@@ -94,40 +101,61 @@ class _Ranker:
         names = {name for spec in method.tables() for name in spec.features}
         self._negatives = tuple(sorted(name for name in names if name.startswith("negative_")))
 
-    def standings(self) -> Iterator[tuple[Ints, Asked, Ints, Ints]]:
-        """Of this process's users, HELD blocks at a time: their keys, what is asked, and its truths' `_standing`.
+    def figures(self) -> Iterator[UserFigures]:
+        """What this process's users reach, HELD blocks of them at a time."""
+        n, none = self._candidates.items, np.zeros(0, dtype=np.int64)
+        whole = torch.cat(list(self._item_blocks())) if self._config.sampled and len(self._candidates.users) else None
+        for key, asked, vectors in self._users():
+            if whole is not None:
+                yield self._sampled(key, asked, torch.cat(vectors), whole=whole)
+                continue
+            standing = none, none
+            if vectors:
+                top, ties, scores = self._stream(vectors, asked)
+                standing = _standing(scores, asked.truths // n, top, ties)
+            yield _measured(key, asked, *standing, ks=self._config.ks, candidates=self._candidates)
 
-        A key is -1 beyond the last user.
-        """
+    def _sampled(self, key: Ints, asked: Asked, vectors: Tensor, *, whole: Tensor) -> UserFigures:
+        """As `figures`, every truth by itself in the place of a user."""
+        n, count = self._candidates.items, self._config.sampled
+        name, seed = names_of(asked, key, items=n), seed_of("sampled", self._candidates.name)
+        standing = sampled_standing(asked, vectors, items_ND=whole, items=n, name=name, count=count, seed=seed)
+        apart = Asked(np.arange(len(name)) * n, asked.truths[:0], asked.unrankable)
+        found = _measured(name, apart, *standing, ks=self._config.ks, candidates=self._candidates)
+        skipped = int((key >= 0).sum()) - len(np.unique(asked.truths // n))
+        return replace(found, candidates=np.full(len(name), 1 + count), skipped=skipped)
+
+    def _users(self) -> Iterator[tuple[Ints, Asked, list[Tensor]]]:
+        """Of this process's users, HELD blocks at a time: keys, -1 beyond the last user; what is asked; vectors."""
         size, users = self._shape[0], self._candidates.users
         rounds = -(-len(users) // (size * self._world))
         if not rounds:
             none = np.zeros(0, dtype=np.int64)
-            yield none, self._candidates.ask(none), none, none
-            return
-        user_rows, item_rows = self._candidates.profiles()
+            yield none, self._candidates.ask(none), []
         for first in range(0, rounds, HELD):
             vectors: list[Tensor] = []
             keys: list[Ints] = []
             for turn in range(first, min(first + HELD, rounds)):
-                mine, vector = self._vectors(self._method.user_vector, user_rows, users, turn=turn, size=size)
+                mine, vector = self._vectors(self._method.user_vector, self._rows[0], users, turn=turn, size=size)
                 vectors.append(vector)
                 keys.append(np.full(size, -1, dtype=np.int64))
                 keys[-1][: len(mine)] = self._candidates.user_key[mine]
             self._check(vectors, "user_vector")
-            asked = self._candidates.ask(np.concatenate(keys))
-            top, ties, scores = self._stream(vectors, asked, item_rows)
-            yield np.concatenate(keys), asked, *_standing(scores, asked.truths // self._candidates.items, top, ties)
+            yield np.concatenate(keys), self._candidates.ask(np.concatenate(keys)), vectors
 
-    def _stream(self, vectors: list[Tensor], asked: Asked, item_rows: Profiles) -> tuple[Floats, Ints, Floats]:
+    @cached_property
+    def _rows(self) -> tuple[Profiles, Profiles]:
+        return self._candidates.profiles()
+
+    def _stream(self, vectors: list[Tensor], asked: Asked) -> tuple[Floats, Ints, Floats]:
         """Best scores [blocks * R, K] of these users, ties at the last of them, and the truths' scores [T]."""
         n, blocks = self._candidates.items, len(vectors)
         truths = _Cells(asked.truths, n, shape=self._shape, blocks=blocks, device=self._device)
         taken = _Cells(asked.taken, n, shape=self._shape, blocks=blocks, device=self._device)
-        best = [TopScores(self._shape[0], self._k, device=self._device) for _ in vectors]
+        best = [TopScores(self._shape[0], max(self._config.ks), device=self._device) for _ in vectors]
         found = torch.empty(len(asked.truths), device=self._device)
         scores = torch.empty(self._shape, device=self._device)
-        for number, item_vectors in enumerate(self._item_blocks(item_rows)):
+        for number, item_vectors in enumerate(self._item_blocks()):
             for block, user_vectors in enumerate(vectors):
                 torch.mm(user_vectors, item_vectors.T, out=scores)
                 scores[:, n - number * self._shape[1] :] = -torch.inf  # what pads the last block of items
@@ -137,12 +165,12 @@ class _Ranker:
         top, ties = (torch.cat(parts).cpu().numpy() for parts in zip(*(b.result() for b in best), strict=True))
         return top, ties, found.cpu().numpy()
 
-    def _item_blocks(self, rows: Profiles) -> Iterator[Tensor]:
+    def _item_blocks(self) -> Iterator[Tensor]:
         """Every block's vectors [N, D] in turn, in every process."""
         size, items = self._shape[1], np.arange(self._candidates.items)
         blocks = -(-len(items) // size)
         for turn in range(-(-blocks // self._world)):
-            _, vector = self._vectors(self._method.item_vector, rows, items, turn=turn, size=size)
+            _, vector = self._vectors(self._method.item_vector, self._rows[1], items, turn=turn, size=size)
             parts = [vector]
             if self._world > 1:
                 parts = [torch.empty_like(vector) for _ in range(self._world)]

@@ -4,4 +4,5 @@ METHODS: dict[str, str] = {
     "cat_art": "mdr_dist.methods.cat_art:CatArt",
     "cl4rec": "mdr_dist.methods.cl4rec:CL4Rec",
     "crocodile": "mdr_dist.methods.crocodile:Crocodile",
+    "sml": "mdr_dist.methods.sml:SML",
 }

@@ -48,6 +48,14 @@ def bpr(gap_B: Tensor, batch: Batch) -> Tensor:
     return (functional.softplus(-gap_B) * weight_B).sum() * (world_size() / count)
 
 
+def pairs(positive_B: Tensor, negative_B: Tensor, batch: Batch) -> Tensor:
+    """The mean over positive rows of softplus(-positive) + softplus(negative): log loss with a negative a row."""
+    weight_B = batch.weight * (batch.label > 0.5)
+    count = batch.total(weight_B.sum()).clamp(min=1.0)
+    loss_B = functional.softplus(-positive_B) + functional.softplus(negative_B)
+    return (loss_B * weight_B).sum() * (world_size() / count)
+
+
 def contrast(one_BD: Tensor, two_BD: Tensor, *, batch: Batch, temperature: float) -> Tensor:
     """Each row's two vectors must find each other among those of all rows of the global batch, by cosine.
 

@@ -5,7 +5,8 @@ Placement `data_parallel` is this too: gradients are averaged over processes, th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,6 +73,13 @@ class PlainTables(nn.Module):
         """Only the tables that the stage trains move from now on, and only those that it reads are looked up."""
         self._trained = tuple(name for name in self._states if matches(name, stage.train))
         self._read = tuple(name for name in self.specs if matches(name, stage.read))
+
+    @contextmanager
+    def all_read(self) -> Iterator[None]:
+        """Whatever the current stage reads, rows of all tables."""
+        before, self._read = self._read, tuple(self.specs)
+        yield
+        self._read = before
 
     def step(self) -> None:
         """Step the trained tables by their gradients, averaged over processes, and forget these."""

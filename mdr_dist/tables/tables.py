@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -63,6 +64,18 @@ class Tables(nn.Module):
         for part in self._parts:
             if isinstance(part, PlainTables):
                 part.start_stage(stage)
+
+    @contextmanager
+    def all_read(self) -> Iterator[None]:
+        """Whatever the current stage reads, rows of all tables: what ranks need not be what a stage trains."""
+        before = self._read
+        self._read = set(map(id, self._parts))
+        with ExitStack() as stack:
+            for part in self._parts:
+                if isinstance(part, PlainTables):
+                    stack.enter_context(part.all_read())
+            yield
+        self._read = before
 
     def step(self) -> None:
         """Step what did not move in backward, and forget gradients."""

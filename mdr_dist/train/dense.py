@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from mdr_dist.batch import world_size
 from mdr_dist.config import DenseConfig
-from mdr_dist.errors import UserError
 from mdr_dist.stage import DenseOptimizer, Stage, matches
 
 _CLASSES = {
@@ -73,7 +72,7 @@ class DenseOptimizers:
         }
 
     def load_state(self, saved: Mapping[str, Tensor]) -> None:
-        """Take the state that `state` gave."""
+        """Take the state that `state` gave; that of parameters which this stage does not train is passed over."""
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
@@ -85,7 +84,7 @@ class DenseOptimizers:
             name, _, key = full.rpartition("/")
             parameter = self.trained.get(name)
             if parameter is None:
-                raise UserError(f"checkpoint: optimizer state for {name!r}, which this stage does not train")
+                continue
             # torch's Adam keeps its step count on the CPU
             device = "cpu" if key == "step" else parameter.device
             owner[parameter].state[parameter][key] = value.to(device)

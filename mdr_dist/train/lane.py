@@ -58,7 +58,8 @@ def train_lane(job: Job, run: str, *, lane: str, device: torch.device, echo: Ech
     trainer.run()
     own, trained = plan.lanes[lane], _trained(trainer, seconds=time.monotonic() - started)
     # the lanes that no other needs are measured, each on its domains
-    found = trainer.measure(replace(plan.test, domains=own.domains)) if own in plan.last else Measured({}, {})
+    asked = plan.test if own in plan.last else None
+    found = trainer.measure(replace(asked, domains=own.domains)) if asked else Measured({}, {})
     if is_first():
         if found.users:
             write_users(storage.join(lane_folder(run, lane), USERS), found.users)

@@ -63,11 +63,11 @@ class Monitor:
         event = {"kind": "validate", "stage": stage.name, "monitor": monitor, "metrics": metrics}
         self._write({**event, **_place(progress)})
 
-    def tested(self, stage: Stage, *, metrics: dict[str, Any]) -> None:
-        """The stage is over, and the slice that it names was measured."""
-        self._write({"kind": "test", "stage": stage.name, "metrics": metrics})
+    def tested(self, stage: Stage, *, metrics: dict[str, Any], before: bool) -> None:
+        """The slice that a stage names to be measured `before` it, or after, was measured."""
+        self._write({"kind": "test", "stage": stage.name, "before": before, "metrics": metrics})
         if is_first():
-            storage.write_json(stage_file(self._lane, stage.name), metrics)
+            storage.write_json(stage_file(self._lane, stage.name, before=before), metrics)
 
     def started(self, progress: Progress) -> None:
         """The run starts, or goes on from a checkpoint."""
@@ -138,6 +138,10 @@ def line_of(event: dict[str, Any]) -> str:
         measured = {name: values.get(event["monitor"]) for name, values in event["metrics"].items()}
         shown = "  ".join(f"{name} {value:.4f}" for name, value in measured.items() if value is not None)
         return f"{event['stage']} epoch {event['epoch']} validation {event['monitor']}  {shown}"
+    if event["kind"] == "test":
+        macro = event["metrics"]["macro"].items()
+        shown = "  ".join(f"{name} {v:.4f}" for name, v in macro if v is not None and name.startswith(("ndcg", "auc")))
+        return f"{event['stage']} {'before it' if event['before'] else 'at its end'}  {shown}"
     return ""
 
 

@@ -23,12 +23,12 @@ from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import Fault, Stopped, UserError
 from mdr_dist.eval.candidates import check_catalogue
 from mdr_dist.eval.evaluate import metric_names
-from mdr_dist.eval.metrics import combined
+from mdr_dist.eval.metrics import averaged, combined
 from mdr_dist.methods.base import Method
 from mdr_dist.stage import Lane, Slice, Stage, TableSpec, lanes, within
 from mdr_dist.tables import check_tables
 from mdr_dist.tables import plan as plan_tables
-from mdr_dist.train.trainer import LOSS, held_out, monitored, patience_of
+from mdr_dist.train.trainer import LOSS, epochs_between, held_out, monitored, patience_of
 
 JOB, PLAN, METRICS = "job.yaml", "plan.json", "metrics.json"
 ERROR, TRACEBACK = "error.json", "error.txt"  # why the last attempt failed: the user's line, or a fault of ours
@@ -73,9 +73,9 @@ class Plan:
         return {"method": str(job.method["name"]), "schema": self.dataset.schema.fingerprint}
 
     @property
-    def test(self) -> Slice:
-        """What a run is measured on."""
-        return Slice(split="test" if "test" in self.dataset.schema.rows else "val")
+    def test(self) -> Slice | None:
+        """What a run is measured on at its end; None where everything trains, as where time is cut into periods."""
+        return next((Slice(split=split) for split in ("test", "val") if split in self.dataset.schema.rows), None)
 
     def workers(self, workers: int) -> dict[str, int]:
         """Lane → its workers of the run's: lanes that may run at the same time share them, each has one at least."""
@@ -107,11 +107,17 @@ def check(job: Job) -> Plan:
     source = plan.source(job)
     for stage in plan.stages:
         source.check(stage.data)
-        if stage.test:
-            _check_measured(stage.test, plan, source, job=job)
+        for slice_ in filter(None, (stage.pretest, stage.test)):
+            _check_measured(slice_, plan, source, job=job)
         _check_evaluations(stage, plan, source, job=job)
-    for lane in plan.last:
-        _check_measured(replace(plan.test, domains=lane.domains), plan, source, job=job)
+    if plan.test:
+        for lane in plan.last:
+            _check_measured(replace(plan.test, domains=lane.domains), plan, source, job=job)
+    elif not any(stage.pretest or stage.test for stage in plan.stages):
+        raise UserError(
+            f"data set {job.data.path} has neither a test nor a val split to measure {job.method['name']} on; "
+            "add a split to its recipe"
+        )
     if plan.method.active:
         source.check_in_common()
     on_gpu = job.launch.gpus_per_worker or (not job.launch.workers and torch.cuda.is_available())
@@ -129,6 +135,8 @@ def _check_evaluations(stage: Stage, plan: Plan, source: Source, *, job: Job) ->
                 f"train.eval_epochs: 0 means no evaluation while stage {stage.name!r} trains, which is to end after "
                 f"{patience} of them without a gain ({whose}); set eval_epochs to 1, or that patience to 0"
             )
+    elif not epochs_between(stage, job.train, validates="val" in plan.dataset.schema.rows):
+        return
     elif monitored(stage, job.train, metric_names(plan.method, job.eval)) == LOSS:
         source.rows(replace(stage.data, split="val"))
     else:
@@ -240,7 +248,8 @@ def finish(job: Job, run: str) -> dict[str, Any]:
     """Put the results of all lanes, which must be done, together: `metrics.json`."""
     plan = plan_of(job)
     results = {name: storage.read_json(storage.join(lane_folder(run, name), RESULT)) for name in plan.lanes}
-    tests = [results[lane.name]["test"] for lane in plan.last]
+    tests = [results[lane.name]["test"] for lane in plan.last if results[lane.name]["test"]]
+    before, after = _measured(plan, run, before=True), _measured(plan, run, before=False)
     trained = [result["train"] for result in results.values()]
     rows, seconds = sum(part["rows"] for part in trained), sum(part["seconds"] for part in trained)
     stepped = sum(part["step_seconds"] for part in trained)
@@ -250,18 +259,29 @@ def finish(job: Job, run: str) -> dict[str, Any]:
         "seed": job.train.seed,
         "workers": max(result["workers"] for result in results.values()),
         "stages": [stage.name for stage in plan.stages],
-        "test": tests[0] if len(tests) == 1 else combined(tests, plan.dataset.schema.domains),
+        "test": _overall(tests, plan) or averaged(list((before or after).values())),
         "train": {
             "rows": rows,
             "seconds": round(seconds, 2),
             "rows_per_second": round(rows / stepped, 1) if stepped else None,
         },
-        "after": {
-            stage.name: storage.read_json(stage_file(lane_folder(run, stage.lane), stage.name))
-            for stage in plan.stages
-            if stage.test
-        },
+        "before": before,
+        "after": after,
         "lanes": {name: {"workers": result["workers"], **result["train"]} for name, result in results.items()},
     }
     storage.write_json(storage.join(run, METRICS), result)
     return result
+
+
+def _overall(tests: list[dict[str, Any]], plan: Plan) -> dict[str, Any]:
+    """The lanes' results as one; empty where no lane was measured."""
+    return tests[0] if len(tests) == 1 else combined(tests, plan.dataset.schema.domains) if tests else {}
+
+
+def _measured(plan: Plan, run: str, *, before: bool) -> dict[str, Any]:
+    """Stage → what was found before it, or at its end, of those that ask for that."""
+    asked = [stage for stage in plan.stages if (stage.pretest if before else stage.test)]
+    return {
+        stage.name: storage.read_json(stage_file(lane_folder(run, stage.lane), stage.name, before=before))
+        for stage in asked
+    }

@@ -58,6 +58,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.progress = Progress()
+        self._dense_state: dict[str, Tensor] = {}  # of the stages before; a later one that trains the same takes it up
         self._asked_to_stop = False
         self._saved_at = time.monotonic()
 
@@ -66,12 +67,11 @@ class Trainer:
         signal_before = self._listen()
         try:
             self.inherit()
-            resumed = self.restore(self.checkpoints.latest())
+            self.restore(self.checkpoints.latest())
             self.monitor.started(self.progress)
             for index in range(self.progress.stage, len(self.stages)):
                 stage = self.stages[index]
-                dense = self._enter(stage, saved=resumed)
-                resumed = {}
+                dense = self._enter(stage)
                 self._epochs(stage, dense)
                 self._leave(stage, dense)
         finally:
@@ -90,17 +90,17 @@ class Trainer:
             self.method.load_state_dict(self.upstream.dense())
             self.upstream.load(self.tables, self.tables.specs, optimizer=True)
 
-    def restore(self, number: int | None) -> dict[str, Tensor]:
-        """Take up a checkpoint; return the dense optimizer state for the stage it stands in."""
+    def restore(self, number: int | None) -> None:
+        """Take up a checkpoint, if there is one."""
         if number is None:
-            return {}
+            return
         self.checkpoints.check(number, self.identity)
         saved = self.checkpoints.progress(number)
         dense = self.checkpoints.dense(number)
         self.method.load_state_dict({n[6:]: t for n, t in dense.items() if n.startswith("model/")})
         self.tables.load(lambda state: self.checkpoints.load_tables(number, self._own(state)))
         self.progress = Progress.from_json(saved["progress"])
-        return {name[10:]: tensor for name, tensor in dense.items() if name.startswith("optimizer/")}
+        self._dense_state = {name[10:]: tensor for name, tensor in dense.items() if name.startswith("optimizer/")}
 
     def _own(self, state: dict[str, Any]) -> dict[str, Any]:
         """The part of the tables' state that belongs into this lane's checkpoints."""
@@ -110,7 +110,8 @@ class Trainer:
         """Write a checkpoint of this moment, unless a loss on the way to it was not finite."""
         self.monitor.check(self.progress)
         tensors = {f"model/{n}": t for n, t in self.method.state_dict().items()}
-        tensors |= {f"optimizer/{n}": t for n, t in (dense.state() if dense else {}).items()}
+        state = self._dense_state | (dense.state() if dense else {})
+        tensors |= {f"optimizer/{n}": t for n, t in state.items()}
         progress = {"identity": self.identity, "world": world_size(), "progress": self.progress.to_json()}
         self.checkpoints.save(
             self.progress.total, tables=self._own(self.tables.state()), dense=tensors, progress=progress
@@ -119,13 +120,15 @@ class Trainer:
         self._saved_at = time.monotonic()
         self.monitor.saved(self.progress)
 
-    def _enter(self, stage: Stage, *, saved: dict[str, Tensor]) -> DenseOptimizers:
+    def _enter(self, stage: Stage) -> DenseOptimizers:
         if not (self.progress.epoch or self.progress.step):
+            if stage.pretest:
+                self.monitor.tested(stage, metrics=self.measure(stage.pretest).metrics, before=True)
             for operation in stage.before:
                 operation(self.tables)
         self.tables.start_stage(stage)
         dense = self.make_dense(stage)
-        dense.load_state(saved)
+        dense.load_state(self._dense_state)
         return dense
 
     def _epochs(self, stage: Stage, dense: DenseOptimizers) -> None:
@@ -134,7 +137,8 @@ class Trainer:
         while self.progress.epoch < epochs and not (patience and self.progress.stale >= patience):
             self._epoch(stage, dense)
             self.progress = replace(self.progress, epoch=self.progress.epoch + 1, step=0)
-            if self.config.eval_epochs and self.progress.epoch % self.config.eval_epochs == 0:
+            between = epochs_between(stage, self.config, validates="val" in self.source.dataset.schema.rows)
+            if between and self.progress.epoch % between == 0:
                 self._validate(stage, dense, patience=patience)
 
     def _epochs_of(self, stage: Stage) -> int:
@@ -204,19 +208,22 @@ class Trainer:
 
     def measure(self, slice_: Slice) -> Measured:
         """How good the state is on a slice."""
-        return evaluate(
-            self.method, self.tables, source=self.source, slice_=slice_, device=self.device, config=self.evaluation
-        )
+        with self.tables.all_read():
+            return evaluate(
+                self.method, self.tables, source=self.source, slice_=slice_, device=self.device, config=self.evaluation
+            )
 
     def _leave(self, stage: Stage, dense: DenseOptimizers) -> None:
         patience = patience_of(stage, self.config)
         total = self.progress.total
         if patience and 0 <= self.progress.best_at < total:
-            dense.load_state(self.restore(self.progress.best_at))
+            self.restore(self.progress.best_at)
+            dense.load_state(self._dense_state)
+        self._dense_state |= dense.state()
         for operation in stage.after:
             operation(self.tables)
         if stage.test:
-            self.monitor.tested(stage, metrics=self.measure(stage.test).metrics)
+            self.monitor.tested(stage, metrics=self.measure(stage.test).metrics, before=False)
         self.progress = Progress(stage=self.progress.stage + 1, total=total + 1)
         self.save(None)
 
@@ -243,6 +250,11 @@ def monitored(stage: Stage, config: TrainConfig, known: tuple[str, ...] = ()) ->
 def patience_of(stage: Stage, config: TrainConfig) -> int:
     """After how many evaluations without a gain a stage ends; 0: never. What the method says goes before the job."""
     return config.patience if stage.until.patience is None else stage.until.patience
+
+
+def epochs_between(stage: Stage, config: TrainConfig, *, validates: bool) -> int:
+    """Epochs between a stage's evaluations, 0: none, as where no val split `validates` and no patience needs one."""
+    return config.eval_epochs if validates or patience_of(stage, config) else 0
 
 
 def held_out(stage: Stage) -> Slice:

@@ -1,0 +1,1 @@
+"""Baselines that are trained again every period."""
