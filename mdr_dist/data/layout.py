@@ -9,6 +9,11 @@
 A shard holds rows of one domain, one split and one period, in row groups of ROW_GROUP rows. Columns: one a feature
 (`id` int32 or int64; `ids` and `text` list of those; `dense` float32, or a fixed-size list of float32 where the width
 is over 1), one a label (float32), `user_key` int64 and, where the log had it, `time` int64 in seconds.
+
+Where time is cut into periods, `prepare` writes the rows of a domain, split and period in time order, through all part
+files; elsewhere their order is random. So in a period a user's first row of a domain carries the history up to that
+row: of one domain and one split, that up to the period's begin. With more of them it also has what the user did in the
+others since then.
 """
 
 from __future__ import annotations

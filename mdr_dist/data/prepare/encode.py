@@ -15,22 +15,24 @@ import numpy as np
 import pyarrow as pa
 
 from mdr_dist.data.layout import NewDataset
-from mdr_dist.data.prepare import engine
+from mdr_dist.data.prepare import engine, history
+from mdr_dist.data.prepare.feature import FeatureRecipe
 from mdr_dist.data.prepare.recipe import Recipe
-from mdr_dist.data.prepare.sections import SPLITS, FeatureRecipe
+from mdr_dist.data.prepare.rows import place_of
+from mdr_dist.data.prepare.sections import SPLITS
 from mdr_dist.data.prepare.split import cuts
 from mdr_dist.schema import DOMAIN, Feature
 
 
 @dataclass
 class Encoding:
-    """What gives the ids their meaning, and the SQL that makes each column: `joins` looks up what `columns` uses."""
+    """What gives the ids their meaning, and the SQL of each column: `joins`, by feature, look up what `columns` use."""
 
     features: list[Feature] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     report: dict[str, dict[str, Any]] = field(default_factory=dict)
     columns: list[str] = field(default_factory=list)
-    joins: list[str] = field(default_factory=list)
+    joins: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,11 @@ def encode(
     """Build and write the vocabularies, and say how rows are encoded."""
     encoding = Encoding(report={feature.name: {} for feature in recipe.features})
     made: dict[int, tuple[Feature, str]] = {}
-    for number, space in enumerate(dict.fromkeys(f.space for f in recipe.features if f.kind != "dense")):
+    for number, space in enumerate(dict.fromkeys(f.space for f in recipe.features if f.looked_up)):
         members = {
             place: feature
             for place, feature in enumerate(recipe.features)
-            if feature.kind != "dense" and feature.space == space
+            if feature.looked_up and feature.space == space
         }
         keys = {place: _key(connection, place, feature, encoding) for place, feature in members.items()}
         first = next(iter(members.values()))
@@ -73,6 +75,7 @@ def encode(
         if feature.kind == "dense":
             column = _dense(connection, place, feature, encoding)
             made[place] = (Feature(name=feature.name, kind="dense"), column)
+    made |= _histories(connection, recipe, made, encoding)
     for place in range(len(recipe.features)):
         encoding.features.append(made[place][0])
         encoding.columns.append(f"{made[place][1]} AS {engine.name(made[place][0].name)}")
@@ -129,7 +132,7 @@ def _vocabulary(
         )
         encoding.report[feature.name]["rows"] = entry.rows
         column, join = _lookup(connection, space, place, entry)
-        encoding.joins.append(join)
+        encoding.joins[place] = join
         made[place] = (entry, column)
     return made
 
@@ -204,6 +207,26 @@ def _lookup(connection: duckdb.DuckDBPyConnection, space: _Space, place: int, en
     ids = f"list_transform({alias}.places, lambda place: CAST({first} + place AS {integer}))"
     column = f"coalesce({ids}, CAST([] AS {integer}[]))"
     return column, f"LEFT JOIN lists{place} {alias} ON {alias}.list = {key}{same}"
+
+
+def _histories(
+    connection: duckdb.DuckDBPyConnection, recipe: Recipe, made: dict[int, tuple[Feature, str]], encoding: Encoding
+) -> dict[int, tuple[Feature, str]]:
+    """Feature's place → its schema entry and the SQL of its column, for those made of the user's earlier rows."""
+    if not recipe.histories:
+        return {}
+    place_of_item = place_of(recipe, recipe.item)
+    item, column = made[place_of_item]
+    history.number_events(connection, item=column, join=encoding.joins[place_of_item])
+    missing = history.without(connection)
+    found: dict[int, tuple[Feature, str]] = {}
+    for place, feature in recipe.histories.items():
+        column, encoding.joins[place] = history.list_events(connection, place, last=feature.last, item=item)
+        entry = item.model_copy(update={"name": feature.name, "kind": "ids", "width": feature.last})
+        encoding.report[feature.name] = {"rows": entry.rows, "missing": missing}
+        found[place] = entry, column
+    connection.execute("DROP TABLE events")
+    return found
 
 
 def _dense(connection: duckdb.DuckDBPyConnection, place: int, feature: FeatureRecipe, encoding: Encoding) -> str:

@@ -10,11 +10,11 @@ from __future__ import annotations
 from pydantic import Field, field_validator, model_validator
 
 from mdr_dist.config import Section
+from mdr_dist.data.prepare.feature import FeatureRecipe
 from mdr_dist.data.prepare.sections import (
     Core,
     Dedupe,
     Domain,
-    FeatureRecipe,
     Files,
     Negatives,
     Periods,
@@ -64,9 +64,14 @@ class Recipe(Section):
         spaces: dict[str, tuple[object, ...]] = {DOMAIN: ()}
         for feature in features:
             rule = (feature.scope, feature.min_count, feature.buckets)
-            if feature.kind != "dense" and spaces.setdefault(feature.space, rule) != rule:
+            if feature.looked_up and spaces.setdefault(feature.space, rule) != rule:
                 raise ValueError(f"vocabulary {feature.space!r}: its features differ in scope, min_count or buckets")
         return features
+
+    @property
+    def histories(self) -> dict[int, FeatureRecipe]:
+        """The features that are made of the user's earlier rows, by place."""
+        return {place: feature for place, feature in enumerate(self.features) if feature.last}
 
     @property
     def table(self) -> bool:
@@ -87,6 +92,9 @@ class Recipe(Section):
         _check_roles(self)
         if not self.time and (self.split.last or self.split.time or self.periods):
             raise ValueError("a split or periods by time need `time`")
+        if not self.time and self.histories:
+            name = next(iter(self.histories.values())).name
+            raise ValueError(f"feature {name}: a history needs `time`, which says what came before")
         if not self.time and self.dedupe and (self.dedupe.keep != "max" or "time" in self.dedupe.by):
             raise ValueError("dedupe by time needs `time`; `keep: max` with a `value` does not")
         if self.dedupe and "split" in self.dedupe.by and not self.split.column:
@@ -112,7 +120,7 @@ def _check_columns(recipe: Recipe) -> None:
         if derived in seen or derived.startswith("_"):
             raise ValueError(f"derive: {derived!r} is there already or begins with '_'")
         seen.add(derived)
-    used = [feature.source for feature in recipe.features] + list(recipe.domain.flags)
+    used = [feature.source for feature in recipe.features if not feature.last] + list(recipe.domain.flags)
     used += [recipe.domain.column] if recipe.domain.column else []
     used += [part.column for part in (recipe.time, recipe.split.column) if part]
     for column in used:
@@ -128,7 +136,12 @@ def _check_roles(recipe: Recipe) -> None:
     for label in recipe.labels:
         if label in features or label in RESERVED:
             raise ValueError(f"label name {label!r} is reserved or a feature's")
+    space = features[recipe.item].space
     for feature in recipe.features:
+        if feature.last:
+            if feature.vocabulary not in ("", space):
+                raise ValueError(f"feature {feature.name}: a history's vocabulary is the item's, {space!r}")
+            continue
         listed = recipe.types[feature.source] in ("list", "any") or feature.separator
         if feature.kind == "ids" and not listed:
             raise ValueError(f"feature {feature.name}: give the `separator` at which the text is cut into ids")

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 import duckdb
 
 from mdr_dist.data.prepare import engine
+from mdr_dist.data.prepare.feature import FeatureRecipe
 from mdr_dist.data.prepare.recipe import Recipe
-from mdr_dist.data.prepare.sections import SPLITS, FeatureRecipe
+from mdr_dist.data.prepare.sections import SPLITS
 from mdr_dist.errors import UserError
 
 # the hash of a row's identity: the last 8 bytes, little-endian, of an MD5 over parts joined by the unit separator
@@ -112,6 +113,8 @@ def _values(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str, r
 
 
 def _feature(feature: FeatureRecipe) -> str:
+    if feature.last:
+        return "CAST(NULL AS VARCHAR[])"
     column = engine.name(feature.source)
     if feature.kind == "dense" or feature.buckets:
         number = f"TRY_CAST({column} AS DOUBLE)"

@@ -1,7 +1,8 @@
 """The table `kept` → the table `rows`: users and items numbered, each row with its split and its period.
 
 New columns: `_user`, `_item` (dense numbers of the raw keys, in key order), `_s` (0 train, 1 val, 2 test), `_p`
-(period, -1 where time is not cut), `_n` (0: a row of the log; a sampled negative's number counts from 1).
+(period, -1 where time is not cut), `_n` (0: a row of the log; a sampled negative's number counts from 1) and, where
+there are histories, `_e` (the hash of the row, which a sampled negative has of the row it was drawn for).
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ def split(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str) -> 
         f"SELECT k.*, u.number AS _user, i.number AS _item FROM kept k "
         f"JOIN users u ON k.{user} = u.key JOIN items i ON k.{item} = i.key"
     )
+    event = ", _h AS _e" if recipe.histories else ""
     connection.execute(
         f"CREATE TABLE rows AS SELECT * REPLACE (CAST({_split(connection, recipe, where)} AS TINYINT) AS _s), "
-        f"CAST({_period(connection, recipe, where)} AS SMALLINT) AS _p, CAST(0 AS SMALLINT) AS _n FROM ({numbered})"
+        f"CAST({_period(connection, recipe, where)} AS SMALLINT) AS _p, CAST(0 AS SMALLINT) AS _n{event} "
+        f"FROM ({numbered})"
     )
     connection.execute(f"DROP {'TABLE kept' if recipe.table else 'VIEW kept; DROP TABLE parsed'}")
     if not recipe.split.drop_leaks:

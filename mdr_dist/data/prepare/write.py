@@ -36,9 +36,9 @@ def write_cells(
     """Encode all rows into `work/cells`, one folder for each (domain, split, period); returns these numbers."""
     columns = list(encoding.columns)
     columns += [f"CAST(l{place} AS FLOAT) AS {engine.name(label)}" for place, label in enumerate(recipe.labels)]
-    columns += [f"_user AS {USER_KEY}"] + (['_time AS "time"'] if recipe.time else [])
+    columns += [f"r._user AS {USER_KEY}"] + (['r._time AS "time"'] if recipe.time else [])
     # a column of a partition is not written, so the hash and the numbers stand beside the features
-    query = f"SELECT {', '.join(columns)}, _h, r._d, _s, _p FROM rows r {' '.join(encoding.joins)}"
+    query = f"SELECT {', '.join(columns)}, r._h, r._n, r._d, r._s, r._p FROM rows r {' '.join(encoding.joins.values())}"
     folder = os.path.join(work, "cells")
     connection.execute(f"COPY ({query}) TO {engine.text(folder)} (FORMAT parquet, PARTITION_BY (_d, _s, _p))")
     found = connection.execute("SELECT DISTINCT _d, _s, _p FROM rows ORDER BY ALL").fetchall()
@@ -53,15 +53,17 @@ def cell_folder(work: str, *, d: int, s: int, p: int) -> str:
 def write_cell(cell: Cell) -> list[Shard]:
     """Write one cell's shards: rows by their hash, which is a random order that depends on the seed alone.
 
-    Rows of equal hash (the same user, item and time) are told apart by their other values.
+    Rows of equal hash (the same user, item and time) are told apart by their other values. In a period rows go by time
+    first, then those of the log before sampled negatives: the order in which histories grow.
     """
-    names = engine.names(cell.columns.names)
+    names, files = engine.names(cell.columns.names), engine.text(f"{cell.folder}/*.parquet")
+    order = f"{'time, _n, ' if cell.period >= 0 else ''}_h, hash({names})"
     spill = f"{cell.folder}.spill"
     writer = ShardWriter(cell.root, cell.columns, domain=cell.domain, split=cell.split, period=cell.period)
     with engine.connect(spill, memory_gb=cell.memory_gb, threads=cell.threads) as connection:
-        reader = connection.sql(
-            f"SELECT {names} FROM read_parquet({engine.text(cell.folder + '/*.parquet')}) ORDER BY _h, hash({names})"
-        ).to_arrow_reader(ROW_GROUP)
+        reader = connection.sql(f"SELECT {names} FROM read_parquet({files}) ORDER BY {order}").to_arrow_reader(
+            ROW_GROUP
+        )
         for batch in reader:
             writer.write(pa.Table.from_batches([batch]))
     return writer.close()
