@@ -72,7 +72,8 @@ class TrainConfig(Section):
     state; 0: never. `eval_epochs` counts epochs between evaluations, 0: only at the end, which no patience, of the job
     or of its method, allows. A checkpoint is written every `save_minutes` (0: not by time), every `save_steps` steps
     (0: not by steps) and after every stage; the newest `keep` stay. Losses are reported every `log_steps` steps.
-    `threads` a worker, 0: as torch chooses.
+    `threads` a worker, 0: as torch chooses. With `export` a run that is done leaves an export of that format in its
+    folder, `export/<steps>`: each time that it has gone on, another.
     """
 
     epochs: int = Field(default=1, ge=1)
@@ -85,6 +86,7 @@ class TrainConfig(Section):
     keep: int = Field(default=2, ge=1)
     seed: int = Field(default=0, ge=0)
     threads: int = Field(default=0, ge=0)
+    export: Literal["", "safetensors", "parquet", "checkpoint"] = ""
 
 
 class EvalConfig(Section):

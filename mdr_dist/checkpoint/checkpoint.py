@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from mdr_dist import storage
 from mdr_dist.batch import world_size
+from mdr_dist.checkpoint.grown import GrownPlanner, Identity
 from mdr_dist.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,15 +77,9 @@ class Checkpoints:
         """A checkpoint's `progress.json`."""
         return storage.read_json(storage.join(self.folder(number), PROGRESS))
 
-    def check(self, number: int, identity: Mapping[str, str]) -> None:
-        """Raise `UserError` unless a checkpoint is of this method and schema."""
-        theirs = self.progress(number)["identity"]
-        for key, mine in identity.items():
-            if theirs[key] != mine:
-                raise UserError(
-                    f"{self.folder(number)}: checkpoint of {key} {theirs[key][:64]}, but this job's {key} is "
-                    f"{mine[:64]}; choose another run name"
-                )
+    def check(self, number: int, identity: Identity) -> None:
+        """Raise `UserError` unless a checkpoint is of this method and schema, or of one that this has grown from."""
+        identity.check(self.progress(number)["identity"], self.folder(number))
 
     def dense(self, number: int) -> dict[str, Tensor]:
         """A checkpoint's dense tensors."""
@@ -95,9 +90,13 @@ class Checkpoints:
             raise UserError(f"{path}: damaged: {error}; {_WHAT_NOW}") from error
 
     def load_tables(self, number: int, tables: dict[str, Any]) -> None:
-        """Fill table state in place, whatever placement and number of processes wrote it."""
+        """Fill table state in place, whatever placement and number of processes wrote it.
+
+        Rows that a table has got since stay as they are.
+        """
         with quiet(), reading(self.folder(number)):
-            load(tables, storage_reader=FsspecReader(self.folder(number)), no_dist=world_size() == 1)
+            reader, alone = FsspecReader(self.folder(number)), world_size() == 1
+            load(tables, storage_reader=reader, planner=GrownPlanner(), no_dist=alone)
 
     def prune(self, keep: int, *, also: int = -1) -> None:
         """Remove all but the newest `keep` finished checkpoints and number `also`."""

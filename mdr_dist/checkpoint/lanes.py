@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mdr_dist import storage
 from mdr_dist.checkpoint.checkpoint import Checkpoints
+from mdr_dist.checkpoint.grown import Identity
 from mdr_dist.errors import UserError
 from mdr_dist.stage import Lane
 
@@ -92,8 +93,8 @@ class Outputs:
         """The lane that saved a table."""
         return self._owner[table]
 
-    def check(self, identity: dict[str, str]) -> None:
-        """Raise `UserError` unless all of them are of this method and schema."""
+    def check(self, identity: Identity) -> None:
+        """Raise `UserError` unless all of them are of this method and schema, or of one that this has grown from."""
         for name, checkpoints in self._checkpoints.items():
             checkpoints.check(self._number(name), identity)
 

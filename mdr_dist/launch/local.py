@@ -28,10 +28,11 @@ from mdr_dist.checkpoint.lanes import lane_folder
 from mdr_dist.config import Job
 from mdr_dist.errors import UserError
 from mdr_dist.launch.graph import run_lanes
-from mdr_dist.launch.process import group_of_one
+from mdr_dist.launch.process import group_of_one, leave_export
+from mdr_dist.train.attempt import attempt, open_run, raise_error, write_error
 from mdr_dist.train.lane import Echo, train_lane
 from mdr_dist.train.monitor import line_of
-from mdr_dist.train.run import ERROR, METRICS, PLAN, attempt, check, finish, open_run, raise_error, write_error
+from mdr_dist.train.run import ERROR, METRICS, PLAN, check, finish
 
 OBJECT_STORE_BYTES = 256 * 2**20
 # the controller polls this often (seconds); it decides how fast a dead worker is noticed
@@ -57,7 +58,9 @@ def train_on_ray(job: Job, runs: str, *, address: str = "", echo: Echo | None = 
             with _following(run, tuple(plan.lanes), echo):
                 lanes = _Lanes(job, run, scratch, each)
                 run_lanes(plan.lanes, lanes.train, cost=each, room=room)
-            return run, finish(job, run)
+            metrics = finish(job, run)
+            leave_export(job, run)
+            return run, metrics
 
 
 @contextlib.contextmanager

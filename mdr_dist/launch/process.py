@@ -13,7 +13,8 @@ import torch.distributed as dist
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from mdr_dist import storage
-from mdr_dist.checkpoint.export import Form, export, load_export
+from mdr_dist.checkpoint.export import Form, export, is_export, load_export
+from mdr_dist.checkpoint.grown import grown
 from mdr_dist.checkpoint.lanes import schema_of
 from mdr_dist.config import Job, load
 from mdr_dist.data.source import Dataset, Source
@@ -21,16 +22,20 @@ from mdr_dist.errors import UserError
 from mdr_dist.eval.evaluate import evaluate
 from mdr_dist.stage import Slice
 from mdr_dist.tables import build_tables
+from mdr_dist.train.attempt import attempt, open_run
 from mdr_dist.train.lane import Echo, train
-from mdr_dist.train.run import JOB, Plan, attempt, check, open_run, outputs, plan_of
+from mdr_dist.train.run import JOB, Plan, check, outputs, plan_of
 
 
 def train_here(job: Job, runs: str, *, echo: Echo | None = None) -> tuple[str, dict[str, Any]]:
     """Train a job in this process; the run's folder and its metrics."""
     check(job)
     run = open_run(job, runs)
-    with attempt(run), group_of_one() as device:
-        return run, train(job, run, device=device, echo=echo)
+    with attempt(run):
+        with group_of_one() as device:
+            metrics = train(job, run, device=device, echo=echo)
+        leave_export(job, run)
+        return run, metrics
 
 
 def evaluate_run(run: str, *, dataset: str = "", split: str = "test") -> dict[str, Any]:
@@ -42,7 +47,7 @@ def evaluate_run(run: str, *, dataset: str = "", split: str = "test") -> dict[st
     saved = outputs(run, plan, job)
     with group_of_one() as device:
         method = plan.method.to(device)
-        method.load_state_dict(saved.dense())
+        method.load_state_dict(grown(method.state_dict(), saved.dense()))
         tables = build_tables(plan.tables, plan.stages, config=job.tables, device=device, seed=job.train.seed)
         saved.load(tables, tables.specs)
         source, slice_ = plan.source(job), Slice(split=split)
@@ -68,7 +73,7 @@ def _plan_of(run: str, job: Job) -> Plan:
 
 def _check_schema(dataset: Dataset, fingerprint: str, *, of: str) -> None:
     """Refuse a data set whose ids mean other things than those `of` what is evaluated; an empty fingerprint is any."""
-    if fingerprint not in ("", dataset.schema.fingerprint):
+    if fingerprint not in ("", dataset.schema.fingerprint, *dataset.schema.grown_from):
         raise UserError(
             f"data set {dataset.path} (domains {', '.join(dataset.schema.domains)}): prepared with another schema than "
             f"{of}; its ids mean other things"
@@ -80,6 +85,17 @@ def export_run(run: str, out: str, *, form: Form) -> dict[str, Any]:
     job = _job_of(run)
     plan = _plan_of(run, job)
     return export(outputs(run, plan, job), out=out, method=plan.method, job=job, form=form)
+
+
+def leave_export(job: Job, run: str) -> None:
+    """Leave the export that the job asks for in the folder of its finished run, unless it is there."""
+    if not job.train.export:
+        return
+    plan = plan_of(job)
+    saved = outputs(run, plan, job)
+    out = storage.join(run, "export", f"{saved.step:06d}")
+    if not is_export(out):
+        export(saved, out=out, method=plan.method, job=job, form=job.train.export)
 
 
 def _job_of(run: str) -> Job:

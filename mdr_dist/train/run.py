@@ -6,21 +6,18 @@
 
 from __future__ import annotations
 
-import traceback
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import yaml
 
 from mdr_dist import catalog, storage
+from mdr_dist.checkpoint.grown import Identity
 from mdr_dist.checkpoint.lanes import RESULT, Outputs, lane_folder, stage_file
-from mdr_dist.config import Job, load
+from mdr_dist.config import Job
 from mdr_dist.data.source import Dataset, Source
-from mdr_dist.errors import Fault, Stopped, UserError
+from mdr_dist.errors import UserError
 from mdr_dist.eval.candidates import check_catalogue
 from mdr_dist.eval.evaluate import metric_names
 from mdr_dist.eval.metrics import averaged, combined
@@ -68,9 +65,10 @@ class Plan:
         seed = job.train.seed
         return Source(self.dataset, job.data, seed=seed, rank=rank, world=world, active=self.method.active)
 
-    def identity(self, job: Job) -> dict[str, str]:
+    def identity(self, job: Job) -> Identity:
         """Whose the checkpoints are."""
-        return {"method": str(job.method["name"]), "schema": self.dataset.schema.fingerprint}
+        schema = self.dataset.schema
+        return Identity(str(job.method["name"]), schema.fingerprint, schema.grown_from)
 
     @property
     def test(self) -> Slice | None:
@@ -85,7 +83,7 @@ class Plan:
         width = Counter(depth.values())
         return {name: max(1, workers // width[depth[name]]) for name in self.lanes}
 
-    def to_json(self, job: Job, *, workers: int, device: str) -> dict[str, Any]:
+    def to_json(self, job: Job, *, workers: int = 1, device: str = "cpu") -> dict[str, Any]:
         """Stages, lanes and table placement, as `plan.json` holds them."""
         placed = plan_tables(self.tables, job.tables, world_size=workers, device=device)
         each = self.workers(workers)
@@ -159,82 +157,6 @@ def plan_of(job: Job) -> Plan:
     check_tables(method.tables(), job.tables, dataset.schema)
     stages = within(method.stages(), domains) if domains else method.stages()
     return Plan(dataset, method, lanes(stages, method.tables(), dense))
-
-
-def open_run(job: Job, runs: str) -> str:
-    """The run's folder, its `job.yaml` written; a `UserError` if another job has taken the name.
-
-    What a job computes must be the same; where it runs (`launch`) and how often it saves may change between attempts.
-    """
-    run = storage.join(runs, job.name)
-    mine = job.model_dump(mode="json")
-    path = storage.join(run, JOB)
-    if storage.exists(path):
-        theirs = load(Job, path).model_dump(mode="json")
-        different = [key for key in _leaves(mine) if _leaves(mine)[key] != _leaves(theirs).get(key)]
-        if different:
-            key = different[0]
-            raise UserError(
-                f"{run}: the run's name is taken by another job ({key} was {_leaves(theirs).get(key)!r}, "
-                f"now {_leaves(mine)[key]!r}); choose another name, or remove the folder"
-            )
-    storage.write_bytes(path, yaml.safe_dump(mine, sort_keys=False).encode())
-    return run
-
-
-def _leaves(job: dict[str, Any]) -> dict[str, Any]:
-    free = {"launch", "data.prefetch", "data.cache_mb"}
-    free |= {f"train.{key}" for key in ("save_minutes", "save_steps", "keep", "log_steps")}
-    flat = {
-        f"{part}.{key}": value
-        for part, section in job.items()
-        if isinstance(section, dict)
-        for key, value in section.items()
-    }
-    return {key: value for key, value in flat.items() if key not in free and key.partition(".")[0] not in free}
-
-
-@contextmanager
-def attempt(run: str) -> Iterator[None]:
-    """One attempt at a run, in the process that was asked for it. What stops it stays in the run until the next one.
-
-    A `UserError` is written to `error.json`, if the worker has not, and goes on; from any other error `error.txt` keeps
-    the traceback and a `Fault` names it.
-    """
-    for name in (ERROR, TRACEBACK):
-        storage.remove(storage.join(run, name))
-    try:
-        yield
-    except Stopped:
-        raise
-    except UserError as error:
-        if not storage.exists(storage.join(run, ERROR)):
-            write_error(run, error)
-        raise
-    except Exception as error:
-        path = storage.join(run, TRACEBACK)
-        storage.write_bytes(path, traceback.format_exc().encode())
-        reason = next(iter(str(error).splitlines()), "")
-        raise Fault(f"{type(error).__name__}: {reason}; the traceback is in {path}") from error
-
-
-def write_error(run: str, error: UserError | FloatingPointError, *, lane: str = "") -> None:
-    """Leave in the run what another attempt would meet again, and the lane that met it."""
-    left = {"error": str(error), **({"lane": lane} if lane else {})}
-    if isinstance(error, FloatingPointError):
-        left["traceback"] = traceback.format_exc()
-    storage.write_json(storage.join(run, ERROR), left)
-
-
-def raise_error(run: str) -> None:
-    """Raise what a worker left by `write_error`, if one did."""
-    path = storage.join(run, ERROR)
-    if not storage.exists(path):
-        return
-    left = storage.read_json(path)
-    if "traceback" in left:
-        raise FloatingPointError(left["error"]) from RuntimeError(f"in lane {left['lane']}:\n{left['traceback']}")
-    raise UserError(left["error"])
 
 
 def outputs(run: str, plan: Plan, job: Job) -> Outputs:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mdr_dist.batch import Batch, world_size
 from mdr_dist.checkpoint.checkpoint import Checkpoints
+from mdr_dist.checkpoint.grown import Identity, grown
 from mdr_dist.checkpoint.lanes import Outputs
 from mdr_dist.config import EvalConfig, TrainConfig
 from mdr_dist.data.source import Source
@@ -51,9 +52,10 @@ class Trainer:
     config: TrainConfig
     make_dense: Callable[[Stage], DenseOptimizers]
     device: torch.device
-    identity: dict[str, str]
+    identity: Identity
     saves: frozenset[str]
     upstream: Outputs | None = None
+    validates: bool = True  # whether the data set has a val split
     evaluation: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
@@ -87,7 +89,7 @@ class Trainer:
         """
         if self.upstream:
             self.upstream.check(self.identity)
-            self.method.load_state_dict(self.upstream.dense())
+            self.method.load_state_dict(grown(self.method.state_dict(), self.upstream.dense()))
             self.upstream.load(self.tables, self.tables.specs, optimizer=True)
 
     def restore(self, number: int | None) -> None:
@@ -97,7 +99,8 @@ class Trainer:
         self.checkpoints.check(number, self.identity)
         saved = self.checkpoints.progress(number)
         dense = self.checkpoints.dense(number)
-        self.method.load_state_dict({n[6:]: t for n, t in dense.items() if n.startswith("model/")})
+        model = {n[6:]: t for n, t in dense.items() if n.startswith("model/")}
+        self.method.load_state_dict(grown(self.method.state_dict(), model))
         self.tables.load(lambda state: self.checkpoints.load_tables(number, self._own(state)))
         self.progress = Progress.from_json(saved["progress"])
         self._dense_state = {name[10:]: tensor for name, tensor in dense.items() if name.startswith("optimizer/")}
@@ -112,7 +115,7 @@ class Trainer:
         tensors = {f"model/{n}": t for n, t in self.method.state_dict().items()}
         state = self._dense_state | (dense.state() if dense else {})
         tensors |= {f"optimizer/{n}": t for n, t in state.items()}
-        progress = {"identity": self.identity, "world": world_size(), "progress": self.progress.to_json()}
+        progress = {"identity": self.identity.to_json(), "world": world_size(), "progress": self.progress.to_json()}
         self.checkpoints.save(
             self.progress.total, tables=self._own(self.tables.state()), dense=tensors, progress=progress
         )
@@ -137,7 +140,7 @@ class Trainer:
         while self.progress.epoch < epochs and not (patience and self.progress.stale >= patience):
             self._epoch(stage, dense)
             self.progress = replace(self.progress, epoch=self.progress.epoch + 1, step=0)
-            between = epochs_between(stage, self.config, validates="val" in self.source.dataset.schema.rows)
+            between = epochs_between(stage, self.config, validates=self.validates)
             if between and self.progress.epoch % between == 0:
                 self._validate(stage, dense, patience=patience)
 

@@ -16,9 +16,10 @@ from mdr_dist.checkpoint.lanes import lane_folder
 from mdr_dist.config import Job
 from mdr_dist.errors import Stopped
 from mdr_dist.tables import read_table
+from mdr_dist.train.attempt import open_run
 from mdr_dist.train.lane import build_trainer, train_lane
 from mdr_dist.train.lane import train as train_run
-from mdr_dist.train.run import check, open_run, outputs
+from mdr_dist.train.run import check, outputs
 from mdr_dist.train.step import train_step
 from mdr_dist.train.trainer import Trainer
 

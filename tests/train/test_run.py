@@ -8,7 +8,7 @@ import pytest
 
 from mdr_dist import storage
 from mdr_dist.errors import Fault, Stopped, UserError
-from mdr_dist.train.run import attempt, raise_error, write_error
+from mdr_dist.train.attempt import attempt, raise_error, write_error
 
 
 def left(run: Path) -> dict[str, str]:

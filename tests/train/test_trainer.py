@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mdr_dist.batch import Batch
 from mdr_dist.checkpoint.checkpoint import Checkpoints
+from mdr_dist.checkpoint.grown import Identity
 from mdr_dist.config import DenseConfig, TablesConfig, TrainConfig
 from mdr_dist.errors import Stopped, UserError
 from mdr_dist.eval.evaluate import Measured
@@ -91,7 +92,7 @@ def make(
         config=config,
         make_dense=lambda stage: DenseOptimizers(method, stage, DenseConfig(optimizer="sgd", lr=1.0)),
         device=CPU,
-        identity={"method": "down", "schema": "0" * 64},
+        identity=Identity("down", "0" * 64),
         saves=frozenset(spec.name for spec in SPECS),
     )
     trainer.script, trainer.measured = script, []
@@ -265,7 +266,7 @@ def test_a_stop_anywhere_changes_nothing(total: int, tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_kind_is_refused(key: str, theirs: str, tmp_path: Path) -> None:
     make(tmp_path).run()
     other = make(tmp_path)
-    other.identity = other.identity | {key: theirs}
+    other.identity = replace(other.identity, **{key: theirs})
     with pytest.raises(UserError) as caught:
         other.run()
     mine = "down" if key == "method" else "0" * 64
