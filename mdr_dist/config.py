@@ -94,13 +94,15 @@ class EvalConfig(Section):
 
     `users` are a sample that is the same in every run; 0: all. `candidates` of a domain's users are its own items, or
     those of `all` the domains that are measured, where domains share item ids. No k may exceed the catalogue. With
-    `sampled` every truth by itself is ranked against so many candidates that its user did not take, each drawn
-    independently and the same in every run; 0: against all, as one list a user.
+    `known` only users who took something earlier are asked about: of others a model can know nothing. With `sampled`
+    every truth by itself is ranked against so many candidates that its user did not take, each drawn independently and
+    the same in every run; 0: against all, as one list a user.
     """
 
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(5, 10, 20, 50), min_length=1)
     users: int = Field(default=0, ge=0)
     candidates: Literal["domain", "all"] = "domain"
+    known: bool = False
     sampled: int = Field(default=0, ge=0)
 
 

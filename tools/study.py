@@ -12,6 +12,8 @@ study is a YAML file:
     metrics: [auc, gauc]               # a table each
     subject: Crocodile                 # the column that the others are compared with
     baseline: SMF                      # optional: each column's gain over this one, user by user
+    moments: {of: before}              # optional: a table by period `before` which, or stage `after` which, it was
+                                       # measured; with `domain: a` of that domain, else of the mean over domains
     columns:                           # title → job beside the study, settings laid over it
       Shared Bottom, one domain: {job: shared_bottom.yaml, single: true}    # trained once a domain, on its rows alone
       Crocodile: {job: crocodile.yaml, set: {method.alpha: 1.0e-4}}
@@ -28,11 +30,11 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +45,7 @@ from mdr_dist.data.layout import read_schema
 from mdr_dist.eval.gains import gains
 from mdr_dist.schema import Schema
 
+_SPLITS = {"train": "training", "val": "validation", "test": "test"}
 Values = NDArray[np.float64]  # [seeds, domains]
 
 
@@ -55,6 +58,14 @@ class Column(BaseModel):
     single: bool = False
 
 
+class Moments(BaseModel):
+    """What a schedule was measured to reach on its way."""
+
+    model_config = ConfigDict(extra="forbid")
+    of: Literal["before", "after"]
+    domain: str = "macro"
+
+
 class Study(BaseModel):
     """What `study.yaml` holds."""
 
@@ -65,6 +76,7 @@ class Study(BaseModel):
     seeds: tuple[int, ...]
     subject: str
     baseline: str = ""
+    moments: Moments | None = None
     metrics: tuple[str, ...] = ("auc", "gauc")
     columns: dict[str, Column]
 
@@ -128,8 +140,7 @@ def table(columns: dict[str, Values], domains: tuple[str, ...]) -> list[str]:
     lines = ["", f"| domain | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     for index, domain in enumerate((*domains, "macro")):
         seeds = [v[:, index] if index < len(domains) else v.mean(1) for v in columns.values()]
-        cells = [f"{v.mean():.4f} ± {v.std(ddof=1) if len(v) > 1 else 0:.4f}" for v in seeds]
-        lines.append(f"| {domain} | {' | '.join(cells)} |")
+        lines.append(f"| {domain} | {' | '.join(map(_cell, seeds))} |")
     return [*lines, ""]
 
 
@@ -166,17 +177,58 @@ def intervals(study: Study, runs: Path, *, part: str, metric: str) -> list[str]:
     return [*lines, ""]
 
 
+def on_the_way(study: Study, runs: Path, *, part: str, metric: str) -> list[str]:
+    """Markdown: the metric at each moment of the columns that have any, mean ± standard deviation over seeds."""
+    if not study.moments:
+        return []
+    found: dict[str, list[dict[str, Any]]] = {}
+    for title in study.columns:
+        results = [_result(runs, title, seed, part=part)[study.moments.of] for seed in study.seeds]
+        found |= {title: results} if results[0] else {}
+    whose = "" if study.moments.domain == "macro" else f" of {study.moments.domain}"
+    lines = [f"{metric}{whose}, {study.moments.of} each:", "", f"| | {' | '.join(found)} |"]
+    lines.append(f"|---|{'---:|' * len(found)}")
+    for moment in next(iter(found.values()))[0]:
+        values = [[result[moment][study.moments.domain][metric] for result in results] for results in found.values()]
+        lines.append(f"| {moment} | {' | '.join(map(_cell, values))} |")
+    return [*lines, ""]
+
+
+def seconds(study: Study, runs: Path, *, part: str) -> list[str]:
+    """Markdown: how long a period took to learn, the mean over periods; `mean ± standard deviation` over seeds."""
+    cells: list[str] = []
+    for title in study.columns:
+        lanes = [_result(runs, title, seed, part=part)["lanes"]["main"]["stages"] for seed in study.seeds]
+        own = [{name: took for name, took in stages.items() if name.startswith("period-")} for stages in lanes]
+        counts = [len({name[:11] for name in stages}) for stages in own]
+        cells.append(_cell([sum(stages.values()) / max(n, 1) for stages, n in zip(own, counts, strict=True)], digits=2))
+    head = ["Seconds of training a period:", "", f"| {' | '.join(study.columns)} |"]
+    return [*head, f"|{'---:|' * len(cells)}", f"| {' | '.join(cells)} |", ""]
+
+
+def _result(runs: Path, title: str, seed: int, *, part: str) -> dict[str, Any]:
+    return json.loads((runs / run_name(title, seed, part=part) / "metrics.json").read_text())
+
+
+def _cell(values: Iterable[float], digits: int = 4) -> str:
+    v = np.array(list(values))
+    return f"{v.mean():.{digits}f} ± {v.std(ddof=1) if len(v) > 1 else 0:.{digits}f}"
+
+
 def report(study: Study, runs: Path, *, part: str) -> list[str]:
     """The tables and verdicts of a set, by metric."""
     schema = study.first(part)
     domains = schema.domains
     lines: list[str] = [f"# {study.path(study.seeds[0], part)}", ""] if part else []
     sizes = [f"{domain} {' / '.join(f'{rows[domain]:,}' for rows in schema.rows.values())}" for domain in domains]
-    lines += [f"Rows (training / validation / test): {'; '.join(sizes)}.", ""]
+    lines += [f"Rows ({' / '.join(_SPLITS[split] for split in schema.rows)}): {'; '.join(sizes)}.", ""]
     for metric in study.metrics:
         columns = gather(study, runs, part=part, metric=metric)
         lines += [f"## {metric}", *table(columns, domains), *verdicts(columns, study.subject, domains), ""]
         lines += intervals(study, runs, part=part, metric=metric)
+        lines += on_the_way(study, runs, part=part, metric=metric)
+    if study.moments and study.moments.of == "before":
+        lines += seconds(study, runs, part=part)
     first = json.loads((runs / run_name(study.subject, study.seeds[0], part=part) / "metrics.json").read_text())["test"]
     if "bayes_auc" not in first["macro"]:
         return lines

@@ -102,9 +102,12 @@ class Candidates:
         self._asked_places = self._places(self._asked)
         self.user_key = self._asked.users
         self.users = np.arange(len(self.user_key))
+        if config.known:
+            before = np.concatenate([np.zeros(0, np.int64), *(taken.users for taken in earlier)])
+            self.users = np.flatnonzero(np.isin(self.user_key, before))
         if 0 < config.users < len(self.users):
             drawn = permutation(len(self.users), "ranked users", self.name, slice_.split)
-            self.users = np.sort(drawn[: config.users])
+            self.users = np.sort(self.users[drawn[: config.users]])
         self.duplicates = self._asked.rows - len(self._asked.gaps)
 
     def ask(self, user_key: Ints) -> Asked:

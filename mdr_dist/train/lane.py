@@ -108,6 +108,7 @@ def _trained(trainer: Trainer, *, seconds: float) -> dict[str, Any]:
         "rows": trainer.monitor.rows_total,
         "seconds": round(seconds, 2),
         "step_seconds": round(stepped, 2),
+        "stages": {name: round(part, 3) for name, part in trainer.monitor.seconds_of.items()},
     }
 
 

@@ -39,6 +39,7 @@ class Monitor:
         self._mark = time.monotonic()
         self._stage, self._steps, self._epochs = "", 0, 0
         self.rows_total, self.seconds_total = 0, 0.0
+        self.seconds_of: dict[str, float] = {}  # stage → its share of these seconds
 
     def start_epoch(self, stage: Stage, *, steps: int, epochs: int) -> None:
         """An epoch of `epochs` at most begins, or is taken up again."""
@@ -87,6 +88,7 @@ class Monitor:
         seconds = max(time.monotonic() - self._mark, 1e-9)
         self.rows_total += self._rows
         self.seconds_total += seconds
+        self.seconds_of[self._stage] = self.seconds_of.get(self._stage, 0.0) + seconds
         left = (self._steps - progress.step) * seconds / self._count
         now = {"kind": "step", "stage": self._stage, **_place(progress), "steps": self._steps, "epochs": self._epochs}
         now |= {

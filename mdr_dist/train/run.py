@@ -201,9 +201,10 @@ def _overall(tests: list[dict[str, Any]], plan: Plan) -> dict[str, Any]:
 
 
 def _measured(plan: Plan, run: str, *, before: bool) -> dict[str, Any]:
-    """Stage → what was found before it, or at its end, of those that ask for that."""
-    asked = [stage for stage in plan.stages if (stage.pretest if before else stage.test)]
-    return {
-        stage.name: storage.read_json(stage_file(lane_folder(run, stage.lane), stage.name, before=before))
-        for stage in asked
-    }
+    """Stage, or the period that it met, → what was found before it, or at its end, of those that ask for that."""
+    found: dict[str, Any] = {}
+    for stage in plan.stages:
+        if slice_ := stage.pretest if before else stage.test:
+            name = stage.name if slice_.period is None else f"period {slice_.period}"
+            found[name] = storage.read_json(stage_file(lane_folder(run, stage.lane), stage.name, before=before))
+    return found
