@@ -48,6 +48,8 @@ class Schema(BaseModel):
     always present and is not stored as a column: a shard's path tells it. `labels[0]` is the target; `truth` names the
     label that holds the generator's true probability, if there is one. `periods` is 0 where time is not cut.
     `rows[split][domain]` counts rows. `digests` maps each vocabulary to the sha256 of its keys in id order.
+    `grown_from` are the fingerprints of the data sets that this one extends, the first one first: their ids mean the
+    same here.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,6 +65,7 @@ class Schema(BaseModel):
     periods: int = 0
     rows: dict[str, dict[str, int]] = {}
     digests: dict[str, str] = {}
+    grown_from: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Schema:
@@ -103,7 +106,10 @@ class Schema(BaseModel):
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of what gives ids their meaning: domains, features, roles, labels and vocabularies, not row counts."""
+        """sha256 of what gives ids their meaning: domains, features, roles, labels and vocabularies.
+
+        Not row counts, nor what the data set has grown from.
+        """
         meaning = self.model_dump(
             mode="json", include={"version", "domains", "features", "user", "item", "labels", "digests"}
         )
