@@ -56,12 +56,13 @@ def prepare(
     *,
     raw: Annotated[str, typer.Option(help="Folder of the raw files; else $MDR_DATA/<dataset>.")] = "",
     workers: Annotated[int, typer.Option(help="Ray workers; 0: in this process.")] = 0,
+    grow: Annotated[str, typer.Option(metavar="OLD", help="A data set of fewer rows, whose ids stay.")] = "",
     settings: Settings = None,
 ) -> None:
     """Turn raw logs into a data set."""
     from mdr_dist.data.prepare import prepare as run_prepare
 
-    run_prepare(recipe, path, raw=raw, workers=workers, settings=tuple(settings or ()))
+    run_prepare(recipe, path, raw=raw, workers=workers, grow=grow, settings=tuple(settings or ()))
     _show_rows(path)
 
 

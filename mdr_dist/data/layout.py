@@ -3,6 +3,7 @@
     schema.json                    written last: a folder without it is not a data set
     files.json                     every shard with its rows and row groups, so that opening lists no folder
     vocabulary/<space>.parquet     id int64, key string, count int64 (and domain string, in a per-domain space)
+    users.parquet                  user_key int64, key string: every user of a data set that `prepare` made
     report.json  rejected/         what `prepare` kept and dropped, and why
     domain=<name>/split=<name>/part-00000.parquet
 
@@ -36,6 +37,7 @@ from mdr_dist.schema import DOMAIN, USER_KEY, Feature, Schema
 ROW_GROUP = 65_536
 FILE_ROWS = 64 * ROW_GROUP
 SCHEMA, FILES, REPORT = "schema.json", "files.json", "report.json"
+USERS = "users.parquet"
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,7 @@ class NewDataset:
 
     def write_vocabulary(self, space: str, table: pa.Table) -> str:
         """Write `id, key, count[, domain]` in id order and return the digest of its keys."""
-        fs, path = storage.filesystem(storage.join(self.root, "vocabulary", f"{quote(space, safe='')}.parquet"))
-        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        pq.write_table(table, path, filesystem=fs, compression="zstd")
+        self._write(_vocabulary(space), table)
         digest = hashlib.sha256()
         for name in [c for c in ("id", "key", "domain") if c in table.column_names]:
             for batch in table.select([name]).to_batches(1 << 20):  # how the table is chunked must not matter
@@ -160,12 +160,22 @@ class NewDataset:
             digest.update(b"\x1d")
         return digest.hexdigest()
 
+    def write_users(self, table: pa.Table) -> None:
+        """Write `user_key, key`, in order of `user_key`."""
+        self._write(USERS, table)
+
+    def _write(self, name: str, table: pa.Table) -> None:
+        fs, path = storage.filesystem(storage.join(self.root, name))
+        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        pq.write_table(table, path, filesystem=fs, compression="zstd")
+
     def commit(self, schema: Schema, shards: Iterable[Shard], report: dict[str, Any]) -> None:
         """Write index, report and schema, and make the data set appear."""
         ordered = sorted(shards, key=lambda shard: shard.path)
         storage.write_json(storage.join(self.root, FILES), {"files": [asdict(shard) for shard in ordered]})
         storage.write_json(storage.join(self.root, REPORT), report)
-        storage.write_json(storage.join(self.root, SCHEMA), schema.model_dump(mode="json"))
+        told = schema.model_dump(mode="json", exclude=None if schema.grown_from else {"grown_from"})
+        storage.write_json(storage.join(self.root, SCHEMA), told)
         if self.root != self._out:
             storage.move(self.root, self._out)
         self._done = True
@@ -186,3 +196,25 @@ def read_shards(path: str) -> tuple[Shard, ...]:
     """The index of a data set's shards, in path order."""
     entries = storage.read_json(storage.join(path, FILES))["files"]
     return tuple(Shard(**{**entry, "row_groups": tuple(entry["row_groups"])}) for entry in entries)
+
+
+def read_vocabulary(path: str, space: str) -> pa.Table:
+    """A vocabulary of a data set, in id order; a `UserError` if it is not there."""
+    return _read(storage.join(path, _vocabulary(space)))
+
+
+def read_users(path: str) -> pa.Table:
+    """`user_key, key` of every user of a data set that `prepare` made; a `UserError` if it is not there."""
+    return _read(storage.join(path, USERS))
+
+
+def _vocabulary(space: str) -> str:
+    return f"vocabulary/{quote(space, safe='')}.parquet"
+
+
+def _read(url: str) -> pa.Table:
+    fs, path = storage.filesystem(url)
+    if not fs.isfile(path):
+        raise UserError(f"{url}: no such file; prepare the data set again")
+    with fs.open(path, "rb") as file:
+        return pq.ParquetFile(file).read()

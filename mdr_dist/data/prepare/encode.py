@@ -1,7 +1,7 @@
 """Vocabularies counted on the training split, and the table `rows` → encoded Parquet cells, one a shard folder.
 
 Ids go by descending count of exposures in the training split, then by key, so they depend on no order of the rows.
-Sampled negatives are no exposures.
+Sampled negatives are no exposures. A data set that grows from an earlier one has all of that one's ids before its own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pyarrow as pa
 from mdr_dist.data.layout import NewDataset
 from mdr_dist.data.prepare import engine, history
 from mdr_dist.data.prepare.feature import FeatureRecipe
+from mdr_dist.data.prepare.grow import Earlier
 from mdr_dist.data.prepare.recipe import Recipe
 from mdr_dist.data.prepare.rows import place_of
 from mdr_dist.data.prepare.sections import SPLITS
@@ -26,8 +27,12 @@ from mdr_dist.schema import DOMAIN, Feature
 
 @dataclass
 class Encoding:
-    """What gives the ids their meaning, and the SQL of each column: `joins`, by feature, look up what `columns` use."""
+    """What gives the ids their meaning, and the SQL of each column: `joins`, by feature, look up what `columns` use.
 
+    `earlier` is the data set that this one grows from.
+    """
+
+    earlier: Earlier | None = None
     features: list[Feature] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     report: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -56,10 +61,15 @@ class _Space:
 
 
 def encode(
-    connection: duckdb.DuckDBPyConnection, recipe: Recipe, *, domains: tuple[str, ...], dataset: NewDataset
+    connection: duckdb.DuckDBPyConnection,
+    recipe: Recipe,
+    *,
+    domains: tuple[str, ...],
+    dataset: NewDataset,
+    earlier: Earlier | None = None,
 ) -> Encoding:
     """Build and write the vocabularies, and say how rows are encoded."""
-    encoding = Encoding(report={feature.name: {} for feature in recipe.features})
+    encoding = Encoding(earlier=earlier, report={feature.name: {} for feature in recipe.features})
     made: dict[int, tuple[Feature, str]] = {}
     for number, space in enumerate(dict.fromkeys(f.space for f in recipe.features if f.looked_up)):
         members = {
@@ -88,9 +98,11 @@ def _key(connection: duckdb.DuckDBPyConnection, place: int, feature: FeatureReci
     """SQL for the text that is looked up: the raw value, or the name of the range it falls into."""
     if not feature.buckets:
         return f"r.f{place}"
-    shares = tuple(part / feature.buckets for part in range(1, feature.buckets))
-    edges = cuts(connection, f"SELECT f{place} AS x FROM rows WHERE _s = 0 AND _n = 0", shares)
-    edges = sorted(set(edges))
+    if encoding.earlier:
+        edges = encoding.earlier.edges(feature.name)
+    else:
+        shares = tuple(part / feature.buckets for part in range(1, feature.buckets))
+        edges = sorted(set(cuts(connection, f"SELECT f{place} AS x FROM rows WHERE _s = 0 AND _n = 0", shares)))
     encoding.report[feature.name]["edges"] = edges
     bounds = ["-inf", *(f"{edge:.9g}" for edge in edges), "inf"]
     labels = engine.texts(f"[{low}, {high})" for low, high in pairwise(bounds))
@@ -107,12 +119,7 @@ def _vocabulary(
 ) -> dict[int, tuple[Feature, str]]:
     """Count, number and write one vocabulary; feature's place → its schema entry and the SQL of its column."""
     _count(connection, space, encoding)
-    group = "d" if space.per_domain else "0"
-    connection.execute(
-        f"CREATE TABLE {space.table} AS SELECT key, d, train, row_number() OVER (PARTITION BY {group} "
-        f"ORDER BY train DESC, key) AS place FROM (SELECT key, d, sum(train) AS train FROM counts "
-        f"WHERE key IS NOT NULL GROUP BY ALL HAVING sum(train) >= {space.least})"
-    )
+    _number(connection, space, encoding.earlier)
     sizes = dict(connection.execute(f"SELECT d, count(*) FROM {space.table} GROUP BY d").fetchall())
     blocks = len(space.domains) if space.per_domain else 1
     ends = np.cumsum([1 + sizes.get(block, 0) for block in range(blocks)])
@@ -135,6 +142,25 @@ def _vocabulary(
         encoding.joins[place] = join
         made[place] = (entry, column)
     return made
+
+
+def _number(connection: duckdb.DuckDBPyConnection, space: _Space, earlier: Earlier | None) -> None:
+    """The vocabulary's table: its keys, known ones first, each with its place in its domain's block, from 1."""
+    known = earlier.vocabulary(space.name) if earlier else pa.table({"id": [], "key": []})
+    connection.execute(f"CREATE TABLE {space.table} (key VARCHAR, d SMALLINT, train BIGINT, place BIGINT)")
+    totals = "SELECT key, d, sum(train) AS train FROM counts WHERE key IS NOT NULL GROUP BY key, d"
+    if len(known):
+        connection.register("known", known)
+        connection.execute(
+            f"INSERT INTO {space.table} SELECT k.key, 0, coalesce(t.train, 0), k.id FROM known k "
+            f"LEFT JOIN ({totals}) t ON t.key = k.key"
+        )
+        connection.unregister("known")
+    connection.execute(
+        f"INSERT INTO {space.table} SELECT key, d, train, {len(known)} + row_number() OVER (PARTITION BY d "
+        f"ORDER BY train DESC, key) FROM ({totals}) t WHERE train >= {space.least} "
+        f"AND NOT EXISTS (SELECT 1 FROM {space.table} v WHERE v.key = t.key AND v.d = t.d)"
+    )
 
 
 def _count(connection: duckdb.DuckDBPyConnection, space: _Space, encoding: Encoding) -> None:
@@ -168,8 +194,8 @@ def _count(connection: duckdb.DuckDBPyConnection, space: _Space, encoding: Encod
 def _vocabulary_table(connection: duckdb.DuckDBPyConnection, space: _Space, starts: tuple[int, ...]) -> pa.Table:
     """`id, key, count[, domain]` in id order, default rows (key "") first in their blocks with all they stand for."""
     defaults = (
-        f"SELECT d, sum(train) AS count FROM (SELECT d, key, sum(train) AS train FROM counts GROUP BY ALL) "
-        f"WHERE key IS NULL OR train < {space.least} GROUP BY d"
+        f"SELECT d, sum(train) AS count FROM counts c WHERE NOT EXISTS "
+        f"(SELECT 1 FROM {space.table} v WHERE v.key = c.key AND v.d = c.d) GROUP BY d"
     )
     first = _pick(starts, "d")
     domain = f", {engine.texts(space.domains)}[d + 1] AS domain" if space.per_domain else ""
@@ -240,13 +266,18 @@ def _dense(connection: duckdb.DuckDBPyConnection, place: int, feature: FeatureRe
     ).fetchall()[0]
     report["missing"] = dict(zip(SPLITS, missing, strict=True))
     if feature.standardise:
-        # summed in whatever order: nine digits are the same in any
-        mean = float(f"{engine.one(connection, f'SELECT favg({value}) FROM rows r WHERE _s = 0 AND _n = 0'):.9g}")
-        spread = f"SELECT sqrt(favg(({value} - {mean!r}) ** 2)) FROM rows r WHERE _s = 0 AND _n = 0"
-        deviation = float(f"{engine.one(connection, spread):.9g}")
+        mean, deviation = encoding.earlier.scale(feature.name) if encoding.earlier else _scale(connection, value)
         report |= {"mean": mean, "deviation": deviation}
         value = f"(({value} - {mean!r}::DOUBLE) / {deviation or 1.0!r}::DOUBLE)"
     return f"CAST({value} AS FLOAT)"
+
+
+def _scale(connection: duckdb.DuckDBPyConnection, value: str) -> tuple[float, float]:
+    """Mean and deviation over the training split."""
+    # summed in whatever order: nine digits are the same in any
+    mean = float(f"{engine.one(connection, f'SELECT favg({value}) FROM rows r WHERE _s = 0 AND _n = 0'):.9g}")
+    spread = f"SELECT sqrt(favg(({value} - {mean!r}) ** 2)) FROM rows r WHERE _s = 0 AND _n = 0"
+    return mean, float(f"{engine.one(connection, spread):.9g}")
 
 
 def _write_domains(connection: duckdb.DuckDBPyConnection, domains: tuple[str, ...], dataset: NewDataset) -> str:

@@ -15,26 +15,28 @@ import duckdb
 from mdr_dist import storage
 from mdr_dist.config import load
 from mdr_dist.data.layout import NewDataset, arrow_schema
-from mdr_dist.data.prepare import engine, read, report, rows, write
+from mdr_dist.data.prepare import engine, periods, read, report, rows, write
 from mdr_dist.data.prepare.core import prune
 from mdr_dist.data.prepare.encode import Encoding, encode
+from mdr_dist.data.prepare.grow import Earlier, open_earlier
 from mdr_dist.data.prepare.inputs import Input, expand
 from mdr_dist.data.prepare.negatives import sample
 from mdr_dist.data.prepare.recipe import Recipe
 from mdr_dist.data.prepare.reject import Rejects
 from mdr_dist.data.prepare.sections import SPLITS, Files
-from mdr_dist.data.prepare.split import periods, split
+from mdr_dist.data.prepare.split import split
 from mdr_dist.data.prepare.tasks import Pool
 from mdr_dist.errors import UserError
 from mdr_dist.schema import Schema
 
 
 def prepare(
-    recipe: str, out: str, *, raw: str = "", workers: int = 0, settings: tuple[str, ...] = ()
+    recipe: str, out: str, *, raw: str = "", workers: int = 0, grow: str = "", settings: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     """Make the data set `out` (a new folder, local or a URL) of the raw files, as the recipe file says.
 
-    `settings` are `key.path=value` laid over the recipe.
+    `settings` are `key.path=value` laid over the recipe. `grow` is a data set that the same recipe made of fewer rows:
+    its ids stay and new ones follow, as `grow.py` says.
 
     `raw` is the folder of raw files, default `$MDR_DATA/<the recipe's folder>`. `workers` 0 does everything in this
     process; more reads files and writes shards as Ray tasks, with the same shards as a result. Returns the report,
@@ -45,11 +47,12 @@ def prepare(
     plan = load(Recipe, recipe, settings)
     name = os.path.basename(os.path.dirname(os.path.abspath(recipe)))
     folder, out = _raw_folder(recipe, raw, plan.folder or name), _absolute(out)
+    earlier = open_earlier(grow, plan, recipe) if grow else None
     with NewDataset(out) as dataset, _work(out) as work, Pool(workers) as pool:
         connection = engine.connect(work, memory_gb=plan.memory_gb, database="prepare.duckdb")
         try:
             with engine.blame(recipe, kinds=engine.DATA_FAULTS):
-                return _Job(plan, recipe, name, work, connection).run(folder, dataset, pool)
+                return _Job(plan, recipe, name, work, connection, earlier=earlier).run(folder, dataset, pool)
         finally:
             connection.close()
 
@@ -87,9 +90,18 @@ def _work(out: str) -> Iterator[str]:
 class _Job:
     """One run of `prepare`: the steps in order, sharing a connection and the rejected rows."""
 
-    def __init__(self, recipe: Recipe, where: str, name: str, work: str, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        where: str,
+        name: str,
+        work: str,
+        connection: duckdb.DuckDBPyConnection,
+        *,
+        earlier: Earlier | None = None,
+    ) -> None:
         self._recipe, self._where, self._name = recipe, where, name
-        self._work, self._connection = work, connection
+        self._work, self._connection, self._earlier = work, connection, earlier
         self._rejects = Rejects(recipe.max_rejected)
         self._inputs: list[Input] = []
         self._skipped: list[frozenset[int]] = []
@@ -99,14 +111,14 @@ class _Job:
         result: dict[str, Any] = {"name": self._name, "seed": self._recipe.seed}
         staged, result["rows"] = self._read(raw, pool)
         self._parse(staged)
-        kept = rows.keep(self._connection, self._recipe, self._where)
+        kept = rows.keep(self._connection, self._recipe, where=self._where, earlier=self._earlier)
         rare = prune(self._connection, self._recipe, self._where)
         shutil.rmtree(os.path.join(self._work, "staged"))
-        leaked = split(self._connection, self._recipe, self._where)
+        starts, leaked = self._split(dataset)
         negatives, given_up = sample(self._connection, self._recipe)
         counts = report.row_counts(self._connection, kept.domains)
         self._check_empty(counts)
-        encoding = encode(self._connection, self._recipe, domains=kept.domains, dataset=dataset)
+        encoding = encode(self._connection, self._recipe, domains=kept.domains, dataset=dataset, earlier=self._earlier)
         written = sum(sum(by_domain.values()) for by_domain in counts.values())
         result["rows"] |= {
             "rejected": len(self._rejects.rows),
@@ -120,8 +132,9 @@ class _Job:
             "written": written,
         }
         result |= report.describe(self._connection, kept.domains, list(self._recipe.labels))
+        result |= periods.describe(self._connection, kept.domains, starts=starts)
         result |= {"features": encoding.report, "recipe": self._recipe.model_dump(mode="json", exclude_defaults=True)}
-        schema = self._schema(kept.domains, encoding, counts)
+        schema = self._schema(kept.domains, encoding, counts, periods=len(starts) + 1 if starts else 0)
         cells = write.write_cells(self._connection, self._recipe, encoding=encoding, work=self._work)
         self._connection.close()  # its memory is the tasks' now
         shards = pool.map(write.write_cell, self._cells(cells, schema, dataset.root, pool))
@@ -167,6 +180,19 @@ class _Job:
         for file, faults in bad.items():
             self._rejects.add(read.explain(self._inputs[file], faults, self._skipped[file]))
 
+    def _split(self, dataset: NewDataset) -> tuple[tuple[int, ...], int]:
+        """Split the rows and cut them into periods; the starts of these, and how many leaking rows were dropped."""
+        starts = periods.cut(self._connection, self._recipe, self._where)
+        if self._earlier:
+            self._earlier.check_starts(starts, self._where)
+        users = self._earlier.users() if self._earlier else None
+        leaked = split(self._connection, self._recipe, where=self._where, starts=starts, users=users)
+        periods.check(self._connection, self._where, starts=starts)
+        dataset.write_users(
+            self._connection.sql("SELECT number AS user_key, key FROM users ORDER BY number").to_arrow_table()
+        )
+        return starts, leaked
+
     def _check_empty(self, counts: dict[str, dict[str, int]]) -> None:
         rule = self._recipe.split
         shares = rule.random or rule.user or rule.time
@@ -185,7 +211,9 @@ class _Job:
                         "leave it out with domain.keep or domain.largest, or split otherwise"
                     )
 
-    def _schema(self, domains: tuple[str, ...], encoding: Encoding, counts: dict[str, dict[str, int]]) -> Schema:
+    def _schema(
+        self, domains: tuple[str, ...], encoding: Encoding, counts: dict[str, dict[str, int]], *, periods: int
+    ) -> Schema:
         return Schema(
             name=self._name,
             domains=domains,
@@ -193,9 +221,10 @@ class _Job:
             user=self._recipe.user,
             item=self._recipe.item,
             labels=tuple(self._recipe.labels),
-            periods=periods(self._recipe),
+            periods=periods,
             rows=counts,
             digests=encoding.digests,
+            grown_from=self._earlier.fingerprints if self._earlier else (),
         )
 
     def _cells(self, numbers: list[tuple[int, int, int]], schema: Schema, root: str, pool: Pool) -> list[write.Cell]:

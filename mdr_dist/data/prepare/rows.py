@@ -13,6 +13,7 @@ import duckdb
 
 from mdr_dist.data.prepare import engine
 from mdr_dist.data.prepare.feature import FeatureRecipe
+from mdr_dist.data.prepare.grow import Earlier
 from mdr_dist.data.prepare.recipe import Recipe
 from mdr_dist.data.prepare.sections import SPLITS
 from mdr_dist.errors import UserError
@@ -184,10 +185,10 @@ def _bad(recipe: Recipe) -> str:
     return f"CASE {' '.join(cases)} END"
 
 
-def keep(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str) -> Kept:
+def keep(connection: duckdb.DuckDBPyConnection, recipe: Recipe, *, where: str, earlier: Earlier | None = None) -> Kept:
     """Make `kept` of the good rows of `parsed`: the chosen domains, a row for each, deduplicated.
 
-    It is a table, or a view of `parsed` where all of those are kept.
+    It is a table, or a view of `parsed` where all of those are kept. The domains of an `earlier` data set come first.
     """
     kept = Kept()
     for place, rows in connection.execute("SELECT _drop, count(*) FROM parsed GROUP BY 1 ORDER BY 1").fetchall():
@@ -202,6 +203,8 @@ def keep(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str) -> K
     if not sizes:
         raise UserError(f"{where}: no row is left; where and domain drop them all")
     kept.domains = _chosen(recipe, where, sizes)
+    if earlier:
+        kept.domains = earlier.order(kept.domains, where)
     kept.dropped["other domain"] = sum(rows for domain, rows in sizes.items() if domain not in kept.domains)
     connection.execute(
         "CREATE TABLE domains AS SELECT unnest(?::VARCHAR[]) AS _domain, unnest(range(?))::SMALLINT AS _d",

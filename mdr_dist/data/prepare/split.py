@@ -7,35 +7,41 @@ there are histories, `_e` (the hash of the row, which a sampled negative has of 
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from mdr_dist.data.prepare import engine
+from mdr_dist.data.prepare.dates import moment
 from mdr_dist.data.prepare.recipe import Recipe
 from mdr_dist.data.prepare.rows import HASH, place_of
 from mdr_dist.data.prepare.sections import Fractions, LastOut
-from mdr_dist.errors import UserError
 
 
-def split(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str) -> int:
-    """Make the table `rows`; returns how many leaking training rows were dropped."""
-    for table, role in (("users", recipe.user), ("items", recipe.item)):
-        column = f"f{place_of(recipe, role)}"
-        connection.execute(
-            f"CREATE TABLE {table} AS SELECT key, row_number() OVER (ORDER BY key) - 1 AS number "
-            f"FROM (SELECT DISTINCT {column} AS key FROM kept)"
-        )
+def split(
+    connection: duckdb.DuckDBPyConnection,
+    recipe: Recipe,
+    *,
+    where: str,
+    starts: tuple[int, ...] = (),
+    users: pa.Table | None = None,
+) -> int:
+    """Make the table `rows`, cut into periods at `starts`; returns how many leaking training rows were dropped.
+
+    `users` are those of an earlier data set, which keep their `user_key`.
+    """
+    _number(connection, "users", f"f{place_of(recipe, recipe.user)}", known=users)
+    _number(connection, "items", f"f{place_of(recipe, recipe.item)}", known=None)
     user, item = (f"f{place_of(recipe, role)}" for role in (recipe.user, recipe.item))
     numbered = (
         f"SELECT k.*, u.number AS _user, i.number AS _item FROM kept k "
         f"JOIN users u ON k.{user} = u.key JOIN items i ON k.{item} = i.key"
     )
+    period = _cases([(start, ">=", place) for place, start in reversed([*enumerate(starts, 1)])]) if starts else "-1"
     event = ", _h AS _e" if recipe.histories else ""
     connection.execute(
         f"CREATE TABLE rows AS SELECT * REPLACE (CAST({_split(connection, recipe, where)} AS TINYINT) AS _s), "
-        f"CAST({_period(connection, recipe, where)} AS SMALLINT) AS _p, CAST(0 AS SMALLINT) AS _n{event} "
+        f"CAST({period} AS SMALLINT) AS _p, CAST(0 AS SMALLINT) AS _n{event} "
         f"FROM ({numbered})"
     )
     connection.execute(f"DROP {'TABLE kept' if recipe.table else 'VIEW kept; DROP TABLE parsed'}")
@@ -46,6 +52,20 @@ def split(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str) -> 
         "DELETE FROM rows WHERE _s = 0 AND (_user, _item) IN (SELECT (_user, _item) FROM rows WHERE _s > 0)"
     )
     return before - engine.one(connection, "SELECT count(*) FROM rows")
+
+
+def _number(connection: duckdb.DuckDBPyConnection, table: str, column: str, *, known: pa.Table | None) -> None:
+    """Make a table of `key` and `number`, in key order, those `known` before all others."""
+    connection.execute(f"CREATE TABLE {table} (key VARCHAR, number BIGINT)")
+    if known is not None:
+        connection.register("known", known)
+        connection.execute(f"INSERT INTO {table} SELECT key, user_key FROM known")
+        connection.unregister("known")
+    connection.execute(
+        f"INSERT INTO {table} SELECT key, {0 if known is None else len(known)} + row_number() OVER (ORDER BY key) - 1 "
+        f"FROM (SELECT DISTINCT {column} AS key FROM kept) k WHERE NOT EXISTS "
+        f"(SELECT 1 FROM {table} t WHERE t.key = k.key)"
+    )
 
 
 def _split(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str) -> str:
@@ -89,36 +109,6 @@ def _last_out(rule: LastOut) -> str:
     place = f"row_number() OVER (PARTITION BY {group} ORDER BY _time DESC, _h, _d)"
     rows = f"count(*) OVER (PARTITION BY {group})"
     return f"CASE WHEN {place} = 1 AND {rows} >= 2 THEN 2 WHEN {place} = 2 AND {rows} >= 3 THEN 1 ELSE 0 END"
-
-
-def _period(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str) -> str:
-    if not recipe.periods:
-        return "-1"
-    starts: list[float] = [
-        moment(start, f"{where}: periods.starts.{place}") for place, start in enumerate(recipe.periods.starts)
-    ]
-    if recipe.periods.count:
-        parts = recipe.periods.count
-        starts = cuts(connection, "SELECT _time AS x FROM kept", tuple(part / parts for part in range(1, parts)))
-    if sorted(set(starts)) != starts:
-        raise UserError(f"{where}: periods: two periods would begin at the same time or out of order; ask for fewer")
-    return _cases([(start, ">=", place + 1) for place, start in reversed(list(enumerate(starts)))])
-
-
-def periods(recipe: Recipe) -> int:
-    """How many periods the recipe asks for; 0 if time is not cut."""
-    if not recipe.periods:
-        return 0
-    return recipe.periods.count or len(recipe.periods.starts) + 1
-
-
-def moment(date: str, what: str) -> int:
-    """Unix seconds of an ISO date or time, UTC unless it says otherwise."""
-    try:
-        parsed = datetime.fromisoformat(date)
-    except ValueError as error:
-        raise UserError(f"{what}: {date!r} is not a date such as 2019-12-31 or 2019-12-31T23:59:59") from error
-    return int((parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp())
 
 
 def cuts(connection: duckdb.DuckDBPyConnection, query: str, shares: tuple[float, ...]) -> list[float]:

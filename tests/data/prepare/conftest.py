@@ -48,20 +48,20 @@ class Bench:
     def log(self, frame: pd.DataFrame, name: str = "log.csv") -> Path:
         return self.file(name, frame.to_csv(index=False))
 
-    def run(self, workers: int = 0, out: str = "") -> dict[str, Any]:
+    def run(self, workers: int = 0, out: str = "", grow: str = "") -> dict[str, Any]:
         recipe = self.folder / "jobs" / "tiny" / "prepare.yaml"
         recipe.parent.mkdir(parents=True, exist_ok=True)
         recipe.write_text(yaml.safe_dump(self.recipe, sort_keys=False))
         taken = len([path for path in self.folder.iterdir() if path.name.startswith("out")])
         self.out = out or str(self.folder / f"out{taken}")
-        return prepare(str(recipe), self.out, raw=str(self.raw), workers=workers)
+        return prepare(str(recipe), self.out, raw=str(self.raw), workers=workers, grow=grow)
 
-    def fails(self) -> str:
+    def fails(self, grow: str = "") -> str:
         """The one line of the error, after a check that nothing is left behind."""
+        before = {path.name for path in self.folder.iterdir()} | {"raw", "jobs"}
         with pytest.raises(UserError) as caught:
-            self.run()
-        left = [path.name for path in self.folder.iterdir() if path.name not in ("raw", "jobs")]
-        assert left == []
+            self.run(grow=grow)
+        assert {path.name for path in self.folder.iterdir()} <= before
         message = str(caught.value)
         assert "\n" not in message
         return message
