@@ -133,6 +133,7 @@ class SML(PeriodicMethod):
             loss=self.transferred_losses,
             train=fitted,
             read=READ,
+            pretest=self.met(period) if (period, number) == (self.config.first, 0) else None,
             before=begin,
             after=self._serve(),
         )
