@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK = 65_536  # rows mapped at once: bounds the memory that a table operation takes
+CHUNK = 4096  # rows mapped at once: little memory, and what a function makes on the way stays in the cache
 
 
 def stored_dim(dim: int) -> int:
