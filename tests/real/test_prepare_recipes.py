@@ -29,12 +29,15 @@ def raw(folder: str) -> Path:
     return found
 
 
-def run(tmp_path: Path, job: str, folder: Path) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The report, and the rows with domain and split."""
+def run(tmp_path: Path, job: str, folder: Path, recipe: str = "prepare.yaml") -> tuple[dict[str, Any], pd.DataFrame]:
+    """The report, and the rows with domain, split and period."""
     out = str(tmp_path / "data")
-    report = prepare(str(ROOT / f"jobs/{job}/prepare.yaml"), out, raw=str(folder))
+    report = prepare(str(ROOT / "jobs" / job / recipe), out, raw=str(folder))
     rows = pd.concat(
-        pq.ParquetFile(f"{out}/{shard.path}").read().to_pandas().assign(domain=shard.domain, split=shard.split)
+        pq.ParquetFile(f"{out}/{shard.path}")
+        .read()
+        .to_pandas()
+        .assign(domain=shard.domain, split=shard.split, period=shard.period)
         for shard in read_shards(out)
     )
     assert inspect(out)["rows"] == len(rows) == report["rows"]["written"]
@@ -150,3 +153,60 @@ def test_ali_ccp_samples(tmp_path):
     counts = train["508"].value_counts()
     assert report["features"]["508"]["rows"] == 1 + (counts >= 10).sum()
     assert report["features"]["508"]["rare"]["train"] == counts[counts < 10].sum()
+
+
+def check_periods(report: dict[str, Any], rows: pd.DataFrame) -> None:
+    """The report's periods against pandas."""
+    firsts = {key: rows.groupby(key)["period"].min().value_counts() for key in ("user_key", "item")}
+    for told in report["periods"]:
+        part = rows[rows["period"] == told["period"]]
+        assert told["rows"] == len(part) and told["users"] == part["user_key"].nunique()
+        assert told["items"] == part["item"].nunique()
+        assert told["new_users"] == firsts["user_key"].get(told["period"], 0)
+        assert told["new_items"] == firsts["item"].get(told["period"], 0)
+    assert report["first_seen"] == {"users": told["new_users"], "items": told["new_items"]}
+
+
+def test_ml_100k_in_periods(tmp_path):
+    folder = raw("ml-100k")
+    report, rows = run(tmp_path, "ml-100k", folder, "prepare-periods.yaml")
+    ratings = pd.read_csv(folder / "u.data.gz", sep="\t", names=["user", "item", "rating", "time"])
+    assert len(rows) == 100_000 and set(rows["domain"]) == {"films"} and set(rows["split"]) == {"train"}
+    assert sorted(rows["time"]) == sorted(ratings["time"])
+    check_periods(report, rows)
+    assert len(report["periods"]) == 12
+    # equal times stay together: the largest group of them is what a period may be off by
+    assert abs(rows["period"].value_counts() - 100_000 / 12).max() < 2 * ratings["time"].value_counts().max()
+    # within a second the order is random; before it, the history is the user's latest films
+    for _, mine in rows.groupby("user_key"):
+        times = dict(zip(mine["item"], mine["time"], strict=True))
+        assert sorted(map(len, mine["history"])) == np.minimum(np.arange(len(mine)), 20).tolist()
+        for moment, item, history in zip(mine["time"], mine["item"], mine["history"], strict=True):
+            past = [times[film] for film in history]
+            assert past == sorted(past) and len(set(history)) == len(history) and item not in history
+            if past:
+                assert past[-1] <= moment
+                between = {film for film, time in times.items() if past[0] < time < moment}
+                assert between <= set(history)
+
+
+def test_xmarket_in_periods(tmp_path):
+    folder = raw("xmarket-electronics")
+    report, rows = run(tmp_path, "xmarket", folder, "prepare-periods.yaml")
+    frame = pd.concat(
+        pd.read_csv(path, sep=" ").assign(market=path.name[:2]) for path in sorted(folder.glob("*_5core.txt.gz"))
+    )
+    once = frame.sort_values("date").drop_duplicates(["userId", "itemId", "market"])
+    starts = ["2016-01-01", "2016-07-01", "2017-01-01", "2017-07-01", "2018-01-01"]
+    starts += ["2018-07-01", "2019-01-01", "2019-07-01", "2020-01-01"]
+    period = np.searchsorted(starts, once["date"].tolist(), side="right")
+    assert len(rows) == len(once)
+    want = once.groupby(["market", period]).size()
+    assert rows.groupby(["domain", "period"]).size().to_dict() == want.to_dict() and len(want) == 70
+    assert {(entry["period"], market): n for entry in report["periods"] for market, n in entry["domains"].items()} == {
+        (number, market): n for (market, number), n in want.items()
+    }
+    check_periods(report, rows)
+    lengths = rows.groupby("user_key")["history"].apply(lambda lists: sorted(map(len, lists)))
+    for mine in lengths:  # two users rate in two markets, one item in both on one day it may be
+        assert mine == np.minimum(np.arange(len(mine)), 20).tolist()
