@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from mdr_dist import catalog
 from mdr_dist.data.synthetic import configure, synthesize
+from support.jobs import PERIODIC
+from support.periods import write_periods
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +16,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = str(tmp_path_factory.mktemp("data") / "tiny")
     synthesize(path, configure("tiny", ()))
     return path
+
+
+@pytest.fixture(scope="session")
+def periods(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of a data set of two domains whose time is cut into four periods; not to be changed."""
+    return write_periods(str(tmp_path_factory.mktemp("data") / "periods"))
+
+
+@pytest.fixture(scope="session")
+def datasets(dataset: str, periods: str) -> dict[str, str]:
+    """Every method → the data set that it is tested on."""
+    return {method: periods if method in PERIODIC else dataset for method in catalog.INDEX}

@@ -6,6 +6,8 @@ BASELINES: dict[str, str] = {
     "fine_tune": "mdr_dist.baselines.periodic.fine_tune:FineTune",
     "full_retrain": "mdr_dist.baselines.periodic.full_retrain:FullRetrain",
     "spmf": "mdr_dist.baselines.periodic.spmf:SPMF",
+    "gru4rec": "mdr_dist.baselines.sequence.gru4rec:GRU4Rec",
+    "caser": "mdr_dist.baselines.sequence.caser:Caser",
     "shared_bottom": "mdr_dist.baselines.rank.shared_bottom:SharedBottom",
     "mmoe": "mdr_dist.baselines.rank.mmoe:MMoE",
 }

@@ -43,16 +43,18 @@ def bpr(gap_B: Tensor, batch: Batch) -> Tensor:
 
     `gap` is the score of the row's item less that of an item drawn as its negative (Rendle et al., UAI 2009).
     """
-    weight_B = batch.weight * (batch.label > 0.5)
-    count = batch.total(weight_B.sum()).clamp(min=1.0)
-    return (functional.softplus(-gap_B) * weight_B).sum() * (world_size() / count)
+    return positives(functional.softplus(-gap_B), batch)
 
 
 def pairs(positive_B: Tensor, negative_B: Tensor, batch: Batch) -> Tensor:
     """The mean over positive rows of softplus(-positive) + softplus(negative): log loss with a negative a row."""
+    return positives(functional.softplus(-positive_B) + functional.softplus(negative_B), batch)
+
+
+def positives(loss_B: Tensor, batch: Batch) -> Tensor:
+    """The mean over the rows with a positive label."""
     weight_B = batch.weight * (batch.label > 0.5)
     count = batch.total(weight_B.sum()).clamp(min=1.0)
-    loss_B = functional.softplus(-positive_B) + functional.softplus(negative_B)
     return (loss_B * weight_B).sum() * (world_size() / count)
 
 

@@ -25,6 +25,11 @@ ABLATIONS: list[tuple[str, dict[str, Any]]] = [
     ("cl4rec", {"masking": "inference"}),
     ("cl4rec", {"masking": "off"}),
     ("cl4rec", {"specialize": False}),
+    ("sml", {"restart": "hat"}),
+    ("gru4rec", {"loss": "bpr_max"}),
+    ("gru4rec", {"shared": False, "negatives": 2, "l2": 1e-3}),
+    ("caser", {"dropout": 0.0, "l2": 0.0}),
+    ("caser", {"length": 1, "negatives": 1}),
 ]
 
 
@@ -33,8 +38,10 @@ def _names(part: object) -> str:
 
 
 @pytest.mark.parametrize(("method", "settings"), ABLATIONS, ids=_names)
-def test_it_trains_and_is_measured(method: str, settings: dict[str, Any], dataset: str, tmp_path: Path) -> None:
-    job = small_job(method, dataset, method=settings, train={"epochs": 1})
+def test_it_trains_and_is_measured(
+    method: str, settings: dict[str, Any], datasets: dict[str, str], tmp_path: Path
+) -> None:
+    job = small_job(method, datasets[method], method=settings, train={"epochs": 1})
     with group_of_one():
         run = train(job, str(tmp_path))
     assert outputs(run, plan_of(job), job).step > 0  # every lane has a checkpoint

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mdr_dist.batch import world_size
+from mdr_dist.batch import Batch, world_size
 from mdr_dist.checkpoint.lanes import lane_folder
 from mdr_dist.config import Job
 from mdr_dist.errors import Stopped
+from mdr_dist.stage import Stage
 from mdr_dist.tables import read_table
 from mdr_dist.train.attempt import open_run
 from mdr_dist.train.lane import build_trainer, train_lane
@@ -32,7 +35,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "smf": {"dim": 8},
     "shared_bottom": {"dim": 8, "bottom": [16, 8], "towers": [8]},
     "mmoe": {"dim": 8, "num_experts": 3, "experts": [16, 8], "gate_hidden": [8], "towers": [8]},
+    "sml": {"dim": 8, "rounds": 2, "hidden": 16, "first_epochs": 4},
+    "fine_tune": {"dim": 8, "epochs": 2, "first_epochs": 4},
+    "full_retrain": {"dim": 8, "epochs": 2, "first_epochs": 4},
+    "spmf": {"dim": 8, "epochs": 2, "first_epochs": 4, "reservoir": 100},
+    "gru4rec": {"dim": 8, "epochs": 2, "first_epochs": 4, "length": 4},
+    "caser": {"dim": 8, "epochs": 2, "first_epochs": 4, "length": 4, "horizontal": 4, "vertical": 2},
 }
+PERIODIC = frozenset({"sml", "fine_tune", "full_retrain", "spmf", "gru4rec", "caser"})  # they need periods
 BATCH = {"cat_art": 32}  # it has a stage over users, of whom there are 60
 CPU = torch.device("cpu")
 
@@ -90,8 +100,20 @@ def weights(run: str, job: Job) -> dict[str, Tensor]:
 
 def losses(run: str, lane: str = "main") -> list[dict[str, float]]:
     """The losses of every step of a lane, in order."""
+    return [event["losses"] for event in _steps(run, lane)]
+
+
+def steps_of(run: str, lane: str = "main") -> dict[str, list[int]]:
+    """Stage → what `Progress.total` was after each of its steps."""
+    found: dict[str, list[int]] = {}
+    for event in _steps(run, lane):
+        found.setdefault(event["stage"], []).append(event["total"])
+    return found
+
+
+def _steps(run: str, lane: str) -> list[dict[str, Any]]:
     events = [json.loads(line) for line in (Path(lane_folder(run, lane)) / "events.jsonl").read_text().splitlines()]
-    return [event["losses"] for event in events if event["kind"] == "step"]
+    return [event for event in events if event["kind"] == "step"]
 
 
 def largest_gap(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
@@ -106,20 +128,25 @@ def same_bits(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def fixed_steps(trainer: Trainer, steps: int) -> list[dict[str, float]]:
-    """The first `steps` steps of the first stage; the losses of each, averaged over processes."""
-    stage = trainer.stages[0]
+def fixed_steps(trainer: Trainer, stage: Stage, steps: int) -> list[dict[str, float]]:
+    """The first `steps` steps of a stage; the losses of each, averaged over processes."""
+    for operation in stage.before:
+        operation(trainer.tables)
     trainer.tables.start_stage(stage)
     dense = trainer.make_dense(stage)
     taken: list[dict[str, float]] = []
-    for epoch in range(steps):
-        for batch in trainer.source.batches(stage.data, stage=stage.name, epoch=epoch):
-            if len(taken) == steps:
-                return taken
-            torch.manual_seed(batch.seed)
-            shares = train_step(trainer.tables, stage, batch=batch, dense=dense)
-            taken.append({name: float(batch.total(share) / world_size()) for name, share in shares.items()})
+    for batch in itertools.islice(_epochs(trainer, stage), steps):
+        torch.manual_seed(batch.seed)
+        shares = train_step(trainer.tables, stage, batch=batch, dense=dense)
+        taken.append({name: float(batch.total(share) / world_size()) for name, share in shares.items()})
+    for operation in stage.after:
+        operation(trainer.tables)
     return taken
+
+
+def _epochs(trainer: Trainer, stage: Stage) -> Iterator[Batch]:
+    for epoch in itertools.count():
+        yield from trainer.source.batches(stage.data, stage=stage.name, epoch=epoch)
 
 
 def full_table(tables: Any, name: str) -> Tensor:

@@ -1,0 +1,1 @@
+"""Baselines that read the sequence of a user's earlier items."""
