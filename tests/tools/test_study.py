@@ -98,3 +98,23 @@ def test_gains_are_over_users_of_all_seeds(tmp_path: Path) -> None:
 def test_an_unknown_key_is_refused() -> None:
     with pytest.raises(ValidationError, match="colour"):
         _study(colour="red")
+
+
+def test_a_schedule_is_told_moment_by_moment_with_the_seconds_of_a_period(tmp_path: Path) -> None:
+    for seed, low in {3: 0.1, 5: 0.3}.items():
+        before = {f"period {p}": {"macro": {"auc": low + p / 10}, "a": {"auc": low}} for p in (1, 2)}
+        stages = {"start": 50.0, "period-0001-0-fit": 1.0, "period-0001-0-look-ahead": 2.0, "period-0002-0-fit": low}
+        for title in ("one", "two"):
+            value = {"before": before if title == "two" else {}, "lanes": {"main": {"stages": stages}}}
+            (tmp_path / f"{title}-seed{seed}").mkdir()
+            (tmp_path / f"{title}-seed{seed}" / "metrics.json").write_text(json.dumps(value))
+    columns = {"One": {"job": "one.yaml"}, "Two": {"job": "two.yaml"}}
+    study = _study(columns=columns, moments={"of": "before"})
+    lines = tool.on_the_way(study, tmp_path, part="", metric="auc")
+    # One has none; 0.2 and 0.4, so 0.3 with deviation sqrt(0.02)
+    assert lines[2:6] == ["| | Two |", "|---|---:|", "| period 1 | 0.3000 ± 0.1414 |", "| period 2 | 0.4000 ± 0.1414 |"]
+    alone = _study(columns=columns, moments={"of": "before", "domain": "a"})
+    of_a = tool.on_the_way(alone, tmp_path, part="", metric="auc")
+    assert of_a[4] == "| period 1 | 0.2000 ± 0.1414 |"
+    # two periods: 3 s, and 0.1 or 0.3 s; the start is none
+    assert tool.seconds(study, tmp_path, part="")[-2] == "| 1.60 ± 0.07 | 1.60 ± 0.07 |"
