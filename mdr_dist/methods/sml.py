@@ -133,6 +133,8 @@ class SML(PeriodicMethod):
             loss=self.transferred_losses,
             train=fitted,
             read=READ,
+            # later periods are met in the look-ahead of the one before
+            pretest=self.met(period) if period == self.config.first and not number else None,
             before=begin,
             after=self._serve(),
         )
