@@ -254,7 +254,7 @@ def averaged(
         found[domain] = {name: _pooled([e[name] for e in entries], weights) for name in entries[0]}
         if "items" in entries[0]:
             found[domain]["items"] = max(int(entry["items"] or 0) for entry in entries)
-    return {**found, "macro": macro(list(found.values()))}
+    return {**found, "macro": macro([entry for name, entry in found.items() if name != "pooled"])}
 
 
 def _pooled(values: list[float | int | None], weights: list[int]) -> float | int | None:

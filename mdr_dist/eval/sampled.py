@@ -42,7 +42,8 @@ def sampled_standing(
         drawn_TN = free.draw(row, place, uniforms(name[part], count, seed).T)
         among = torch.from_numpy(np.concatenate([place[:, None], drawn_TN], axis=1)).to(items_ND.device)
         users_TD = users_RD[torch.from_numpy(row).to(users_RD.device)]
-        scores_TN = torch.bmm(items_ND[among], users_TD[:, :, None]).squeeze(2)
+        # no matrix product: its order of summation may change with the shape and the place, which would part equals
+        scores_TN = items_ND[among].mul_(users_TD[:, None]).sum(2)
         own, others = scores_TN[:, :1], scores_TN[:, 1:]
         above[part] = (others > own).sum(1).cpu().numpy()
         tied[part] = 1 + (others == own).sum(1).cpu().numpy()

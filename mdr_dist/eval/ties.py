@@ -38,7 +38,8 @@ def expected(above: Ints, tied: Ints, *, owner: Ints, ks: tuple[int, ...]) -> di
         found[f"precision@{k}"] = hits / k
         found[f"ndcg@{k}"] = gain / discount[np.minimum(truths, k)]
         found[f"hit@{k}"] = first[:, :k].sum(1)
-        found[f"mrr@{k}"] = first[:, :k] @ (1 / np.arange(1, k + 1))
+        # no matrix product: a user's sum would depend on how many others are beside it
+        found[f"mrr@{k}"] = (first[:, :k] / np.arange(1, k + 1)).sum(1)
     return {f"{name}@{k}": found[f"{name}@{k}"] for name in METRICS for k in ks}
 
 

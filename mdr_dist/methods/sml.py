@@ -133,7 +133,8 @@ class SML(PeriodicMethod):
             loss=self.transferred_losses,
             train=fitted,
             read=READ,
-            pretest=self.met(period) if (period, number) == (self.config.first, 0) else None,
+            # later periods are met in the look-ahead of the one before
+            pretest=self.met(period) if period == self.config.first and not number else None,
             before=begin,
             after=self._serve(),
         )

@@ -78,8 +78,10 @@ class PlainTables(nn.Module):
     def all_read(self) -> Iterator[None]:
         """Whatever the current stage reads, rows of all tables."""
         before, self._read = self._read, tuple(self.specs)
-        yield
-        self._read = before
+        try:
+            yield
+        finally:
+            self._read = before
 
     def step(self) -> None:
         """Step the trained tables by their gradients, averaged over processes, and forget these."""

@@ -68,14 +68,13 @@ class Tables(nn.Module):
     @contextmanager
     def all_read(self) -> Iterator[None]:
         """Whatever the current stage reads, rows of all tables: what ranks need not be what a stage trains."""
-        before = self._read
-        self._read = set(map(id, self._parts))
         with ExitStack() as stack:
+            stack.callback(setattr, self, "_read", self._read)
+            self._read = set(map(id, self._parts))
             for part in self._parts:
                 if isinstance(part, PlainTables):
                     stack.enter_context(part.all_read())
             yield
-        self._read = before
 
     def step(self) -> None:
         """Step what did not move in backward, and forget gradients."""

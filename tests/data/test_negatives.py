@@ -193,6 +193,47 @@ def test_later_periods_are_not_looked_into(tiny: Make) -> None:
     assert any(drawn[user] & later[0, user] for user in drawn)
 
 
+@pytest.mark.parametrize("pool", ["past", "period"])
+@pytest.mark.parametrize("upto", [False, True])
+def test_negatives_of_one_period_alone(tiny: Make, pool: Any, upto: bool) -> None:
+    """What a user took in other periods may come, and what only others hold does not."""
+    data = tiny({("train", d, p): 40 for d in ("books", "films") for p in (0, 1, 2)})
+    slice, least = Slice(negatives=2, period=1, pool=pool, upto=upto), 1 if pool == "period" else 0
+    drawn: dict[tuple[int, int], set[int]] = defaultdict(set)
+    reader = source(data)
+    for epoch in range(80):
+        for batch in reader.batches(slice, stage="joint", epoch=epoch):
+            for at in batch.weight.nonzero().flatten().tolist():
+                pairs = {int(batch.ids[f"negative_{i}"][at]) for i in (0, 1)}
+                drawn[int(batch.domain[at]), int(batch.user_key[at])] |= pairs
+    seen = [set[int](), set[int]()]
+    taken: dict[tuple[int, int], set[int]] = defaultdict(set)
+    before: dict[tuple[int, int], set[int]] = defaultdict(set)
+    for (_, domain, period), table in data.tables.items():
+        k = data.dataset.schema.domain_index(domain)
+        for row in table.to_pylist():
+            if least <= period <= 1:
+                seen[k] |= {row["item"]} - {30 * k}
+                taken[k, row["user_key"]] |= {row["item"]} if row["click"] > 0.5 else set()
+            elif period == 0 and row["click"] > 0.5:
+                before[k, row["user_key"]].add(row["item"])
+    assert all(found <= seen[k] - taken[k, user] for (k, user), found in drawn.items())
+    assert [set().union(*(found for (j, _), found in drawn.items() if j == k)) for k in (0, 1)] == seen
+    if pool == "period":
+        assert any(found & before[key] for key, found in drawn.items())
+
+
+def test_a_period_of_one_item_has_no_negatives(tiny: Make) -> None:
+    data = tiny(
+        {("train", "books", p): 30 for p in (0, 1)},
+        change=lambda key, t: set_column(t, "item", [7] * 30) if key[2] == 1 else t,
+    )
+    source(data).check(Slice(negatives=1, period=1))
+    for refused in (source(data).check, lambda slice: source(data).batches(slice, stage="joint", epoch=0)):
+        with pytest.raises(UserError, match="domain books has one item alone in the train split"):
+            refused(Slice(negatives=1, period=1, pool="period"))
+
+
 def test_the_file_is_built_once_and_anew_for_other_data(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tiny({("train", "books", -1): 40})
     built: list[str] = []

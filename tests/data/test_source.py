@@ -177,7 +177,11 @@ def test_a_slice_reads_its_split_domains_and_period(tiny: Make) -> None:
     for period in (0, 1, 2):
         found = flat(reader.batches(Slice(domains=(1,), period=period), stage="joint", epoch=0))
         assert sorted(found) == data.tables["train", "films", period]["serial"].to_pylist()
-    assert reader.rows(Slice(domains=(1,))) == 90 and reader.rows(Slice()) == 180
+        upto = flat(reader.batches(Slice(domains=(1,), period=period, upto=True), stage="joint", epoch=0))
+        earlier = [data.tables["train", "films", p]["serial"].to_pylist() for p in range(period + 1)]
+        assert sorted(upto) == sorted(itertools.chain(*earlier))
+        assert reader.rows(Slice(period=period, upto=True)) == 2 * len(upto)
+    assert reader.rows(Slice(domains=(1,))) == 90 and reader.rows(Slice()) == reader.rows(Slice(upto=True)) == 180
     assert sorted(flat(reader.sweep(Slice(split="test")))) == data.serials("test")
     books = source(data, domains=("books",))
     assert sorted(flat(books.batches(Slice(), stage="joint", epoch=0))) == data.serials("train", "books")

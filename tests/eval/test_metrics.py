@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, mean_absolute_error, mean_squared_error, roc_auc_score
 
-from mdr_dist.eval.metrics import RankCollector, auc, gauc, logloss, mae, mse, rmse
+from mdr_dist.eval.metrics import RankCollector, auc, averaged, gauc, logloss, mae, mse, rmse
 
 
 def brute_auc(score, label):
@@ -198,3 +198,55 @@ def test_collector_refuses_what_does_not_fit():
         collector.result(["a", "b"])
     with pytest.raises(ValueError, match="every chunk"):
         collector.add([0.5], [1], domain=[0], user=[1], truth=[0.5])
+
+
+def test_averaged_by_users():
+    tests = [
+        {
+            "a": {"ndcg@5": 0.2, "random/ndcg@5": 0.1, "users": 1, "items": 9, "truths": 3},
+            "b": {"ndcg@5": 0.5, "random/ndcg@5": 0.2, "users": 4, "items": 5, "truths": 4},
+            "macro": {"ndcg@5": 0.35, "random/ndcg@5": 0.15},
+        },
+        {
+            "a": {"ndcg@5": 0.6, "random/ndcg@5": 0.3, "users": 3, "items": 8, "truths": 3},
+            "b": {"ndcg@5": None, "random/ndcg@5": None, "users": 0, "items": 7, "truths": 0},
+            "c": {"ndcg@5": 0.9, "random/ndcg@5": 0.4, "users": 2, "items": 2, "truths": 2},
+            "macro": {"ndcg@5": 0.75, "random/ndcg@5": 0.35},
+        },
+    ]
+    found = averaged(tests)
+    assert list(found) == ["a", "b", "c", "macro"]
+    assert found["a"] == {
+        "ndcg@5": pytest.approx((0.2 + 3 * 0.6) / 4), "random/ndcg@5": pytest.approx((0.1 + 3 * 0.3) / 4),
+        "users": 4, "items": 9, "truths": 6,
+    }  # fmt: skip
+    assert found["b"] == {"ndcg@5": 0.5, "random/ndcg@5": 0.2, "users": 4, "items": 7, "truths": 4}
+    assert found["c"] == {"ndcg@5": 0.9, "random/ndcg@5": 0.4, "users": 2, "items": 2, "truths": 2}
+    assert found["macro"] == {
+        "ndcg@5": pytest.approx((0.5 + 0.5 + 0.9) / 3), "random/ndcg@5": pytest.approx((0.25 + 0.2 + 0.4) / 3)
+    }  # fmt: skip
+    nobody = averaged([{"b": tests[1]["b"], "macro": {}}])
+    assert nobody["b"]["ndcg@5"] is None and nobody["macro"]["ndcg@5"] is None
+
+
+def test_averaged_by_rows():
+    """Rows weigh, not users; all domains' rows together are no domain."""
+    tests = [
+        {
+            "a": {"auc": 0.5, "rows": 10, "users": 5},
+            "b": {"auc": 0.7, "rows": 20, "users": 1},
+            "macro": {"auc": 0.6},
+            "pooled": {"auc": 0.9, "rows": 30, "users": 6},
+        },
+        {
+            "a": {"auc": 0.8, "rows": 30, "users": 5},
+            "b": {"auc": None, "rows": 5, "users": 1},
+            "macro": {"auc": 0.8},
+            "pooled": {"auc": 0.5, "rows": 10, "users": 6},
+        },
+    ]
+    found = averaged(tests)
+    assert found["a"] == {"auc": pytest.approx(0.725), "rows": 40, "users": 10}
+    assert found["b"] == {"auc": 0.7, "rows": 25, "users": 2}
+    assert found["pooled"] == {"auc": pytest.approx(0.8), "rows": 40, "users": 12}
+    assert found["macro"] == {"auc": pytest.approx((0.725 + 0.7) / 2)}

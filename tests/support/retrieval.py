@@ -34,6 +34,20 @@ class Row(NamedTuple):
     user: int
     item: int
     label: float = 1.0
+    period: int = -1
+
+
+def periodic_log(seed: int, *, periods: int, rows: int = 150) -> list[Row]:
+    """Training rows of both domains, `rows` and 50 more in every period, some of label 0; new items in each."""
+    rng, log = np.random.default_rng(seed), list[Row]()
+    for period in range(periods):
+        for domain in DOMAINS:
+            count = rows + 50 * period
+            user, item = rng.integers(1, USERS, count), np.minimum(rng.zipf(1.3, count), 40 + 20 * period)
+            label = (rng.random(count) < 0.8).astype(float)
+            drawn = zip(user.tolist(), item.tolist(), label.tolist(), strict=True)
+            log += [Row("train", domain, *found, period) for found in drawn]
+    return log
 
 
 def schema_of(*, labelled: bool = True, shared: bool = False) -> Schema:
@@ -56,19 +70,21 @@ def schema_of(*, labelled: bool = True, shared: bool = False) -> Schema:
 
 def write_log(path: str, rows: Iterable[Row], *, labelled: bool = True, shared: bool = False) -> Dataset:
     """A data set of these rows, in this order. An item's tags are its number and the next, its price the number."""
-    schema, by_shard = schema_of(labelled=labelled, shared=shared), defaultdict[tuple[str, str], list[Row]](list)
+    schema, by_shard = schema_of(labelled=labelled, shared=shared), defaultdict[tuple[str, str, int], list[Row]](list)
     for row in rows:
-        by_shard[row.split, row.domain].append(row)
+        by_shard[row.split, row.domain, row.period].append(row)
     with layout.NewDataset(path) as new:
         shards: list[layout.Shard] = []
-        for (split, domain), members in by_shard.items():
-            writer = layout.ShardWriter(new.root, layout.arrow_schema(schema), domain=domain, split=split)
+        for (split, domain, period), members in by_shard.items():
+            columns = layout.arrow_schema(schema)
+            writer = layout.ShardWriter(new.root, columns, domain=domain, split=split, period=period)
             writer.write(_table(schema, members, start=0 if shared else DOMAINS.index(domain) * ITEMS))
             shards += writer.close()
-        counts: dict[str, dict[str, int]] = {split: {} for split, _ in by_shard}
-        for (split, domain), members in by_shard.items():
-            counts[split][domain] = len(members)
-        new.commit(schema.model_copy(update={"rows": counts}), shards, {})
+        counts: dict[str, dict[str, int]] = {split: {} for split, _, _ in by_shard}
+        for (split, domain, _), members in by_shard.items():
+            counts[split][domain] = counts[split].get(domain, 0) + len(members)
+        periods = 1 + max(period for _, _, period in by_shard)
+        new.commit(schema.model_copy(update={"rows": counts, "periods": periods}), shards, {})
     return Dataset.open(path)
 
 

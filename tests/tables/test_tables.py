@@ -16,7 +16,7 @@ from mdr_dist.tables import PlainTables, build_tables, read_table
 from mdr_dist.tables.start import start_rows
 from support.groups import in_group
 from support.jobs import full_table
-from support.tables import CPU, ROWS, SPECS, STAGE, STEPS, run_steps, trained_names
+from support.tables import CPU, ROWS, SPECS, STAGE, STEPS, batch_of, run_steps, trained_names
 
 CASES = [
     (placement, optimizer)
@@ -159,3 +159,27 @@ def test_state_is_not_a_copy() -> None:
         assert float(momentum.sum()) > 0
         tables.reset_optimizer()
         assert float(momentum.sum()) == 0
+
+
+@pytest.mark.parametrize("placement", ["plain", "table_wise", "data_parallel"])
+def test_all_tables_are_read_for_a_while(placement: str) -> None:
+    """Of two tables of users the stage trains and reads one."""
+    specs = tuple(TableSpec(name=n, rows=ROWS, dim=8, features=("user",), init=Init("normal", 1.0)) for n in "ab")
+    stage, batch = Stage(name="s", loss=STAGE.loss, train=("a",), read=("a",)), batch_of(0, 0, 1)
+    with group_of_one():
+        if placement == "plain":
+            tables: Any = PlainTables.build(specs, (stage,), config=TablesConfig(), device=CPU, seed=1)
+        else:
+            config = TablesConfig.model_validate({"placement": placement})
+            tables = build_tables(specs, (stage,), config=config, device=CPU, seed=1)
+        tables.start_stage(stage)
+        assert list(tables(batch)) == ["a.user"]
+        with torch.no_grad(), tables.all_read():
+            rows = tables(batch)
+            assert sorted(rows) == ["a.user", "b.user"]
+            for key, row in rows.items():
+                assert torch.equal(row, full_table(tables, key[0])[batch.ids["user"]])
+        assert list(tables(batch)) == ["a.user"]
+        with pytest.raises(ZeroDivisionError), tables.all_read():
+            raise ZeroDivisionError
+        assert list(tables(batch)) == ["a.user"]

@@ -2,128 +2,25 @@
 
 from __future__ import annotations
 
-import math
-import os
 import signal
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from mdr_dist.batch import Batch
-from mdr_dist.checkpoint.checkpoint import Checkpoints
-from mdr_dist.checkpoint.grown import Identity
-from mdr_dist.config import DenseConfig, TablesConfig, TrainConfig
-from mdr_dist.errors import Stopped, UserError
-from mdr_dist.eval.evaluate import Measured
-from mdr_dist.stage import Init, Losses, Rows, Slice, Stage, TableOperations, TableSpec, Until
-from mdr_dist.tables import PlainTables, read_table
+from mdr_dist import storage
+from mdr_dist.checkpoint.lanes import stage_file
+from mdr_dist.config import DenseConfig, TrainConfig
+from mdr_dist.errors import UserError
+from mdr_dist.stage import DenseOptimizer, Slice, TableOperations, Until
 from mdr_dist.train import step
 from mdr_dist.train import trainer as module
-from mdr_dist.train.dense import DenseOptimizers
 from mdr_dist.train.monitor import Monitor
-from mdr_dist.train.trainer import Trainer
-
-STEPS = 3  # an epoch
-CPU = torch.device("cpu")
-JOINT = Stage(name="joint", loss=lambda rows, batch: {})
-SPECS = tuple(TableSpec(name=n, rows=1, dim=1, features=("user",), init=Init("constant", 0.0)) for n in ("a", "b"))
-
-
-class Method(nn.Module):
-    """Its loss is finite for the first `good` steps."""
-
-    def __init__(self, good: float) -> None:
-        super().__init__()
-        self.weight, self.good = nn.Parameter(torch.zeros(())), good
-
-    def losses(self, rows: Rows, batch: Batch) -> Losses:
-        loss = self.weight + rows["a.user"].sum() + rows["b.user"].sum()
-        return {"down": loss * (1.0 if -float(self.weight.detach()) < self.good else float("nan"))}
-
-
-class Batches:
-    """A source of STEPS equal batches an epoch."""
-
-    def steps(self, _: Slice) -> int:
-        return STEPS
-
-    def batches(self, _: Slice, *, stage: str, epoch: int, start: int = 0) -> Iterator[Batch]:
-        one = torch.zeros(1)
-        for _step in range(start, STEPS):
-            yield Batch(
-                ids={"user": one.long()}, lists={}, dense={}, labels={"label": one}, domain=one.long(),
-                user_key=one.long(), weight=one + 1, position=one.long(), count=1, domains=1,
-            )  # fmt: skip
-
-
-class Scripted(Trainer):
-    """A trainer that measures what `script` says of the epochs done; `measured` lists these."""
-
-    script: tuple[float | None, ...] = ()
-    measured: list[int]
-
-    def measure(self, slice_: Slice) -> Measured:
-        self.measured.append(self.progress.epoch)
-        value = self.script[self.progress.epoch - 1] if self.script else 0.5
-        return Measured({"macro": {"auc": value, "logloss": value}}, {})
-
-
-def make(
-    run: Path, *stages: Stage, script: tuple[float | None, ...] = (), good: float = math.inf, **train: Any
-) -> Scripted:
-    method = Method(good)
-    stages = tuple(replace(stage, loss=method.losses) for stage in stages or (JOINT,))
-    config = TrainConfig.model_validate({"save_minutes": 0, **train})
-    tables = PlainTables.build(SPECS, stages, config=TablesConfig(optimizer="sgd", lr=1.0), device=CPU, seed=0)
-    trainer = Scripted(
-        method=cast(Any, method),
-        tables=cast(Any, tables),
-        source=cast(Any, Batches()),
-        checkpoints=Checkpoints(str(run / "checkpoints")),
-        monitor=Monitor(str(run), every=1),
-        stages=stages,
-        config=config,
-        make_dense=lambda stage: DenseOptimizers(method, stage, DenseConfig(optimizer="sgd", lr=1.0)),
-        device=CPU,
-        identity=Identity("down", "0" * 64),
-        saves=frozenset(spec.name for spec in SPECS),
-    )
-    trainer.script, trainer.measured = script, []
-    return trainer
-
-
-def state(trainer: Trainer) -> list[float]:
-    """Steps that the weight and the two tables have taken."""
-    tables = (trainer.tables.shards(spec.name)[0].tensor for spec in SPECS)
-    return [-float(value) for value in (cast(Method, trainer.method).weight.detach(), *tables)]
-
-
-def saved(trainer: Trainer, number: int) -> list[float]:
-    """The same of a checkpoint."""
-    folder = trainer.checkpoints.folder(number)
-    weight = trainer.checkpoints.dense(number)["model/weight"]
-    return [-float(value) for value in (weight, *(read_table(folder, spec) for spec in SPECS))]
-
-
-def stop_at(trainer: Trainer, total: int) -> None:
-    """Ask the trainer by SIGTERM to stop after that step, and see it stop."""
-    step = trainer.monitor.step
-
-    def stopping(progress: Any, losses: dict[str, Tensor], *, rows: int) -> None:
-        step(progress, losses, rows=rows)
-        if progress.total == total:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    trainer.monitor.step = stopping
-    with pytest.raises(Stopped, match=f"stopped at step {total} with a checkpoint"):
-        trainer.run()
+from support.trainer import JOINT, STEPS, Method, Scripted, make, saved, state, stop_at
 
 
 @pytest.mark.parametrize(
@@ -274,3 +171,88 @@ def test_a_checkpoint_of_another_kind_is_refused(key: str, theirs: str, tmp_path
         f"{tmp_path}/checkpoints/000004: checkpoint of {key} {mine}, but this job's {key} is {theirs}; "
         "choose another run name"
     )
+
+
+# stage one is met before it adds 100 to b and measured after it has doubled b; stage two is met as one left it
+MET = (
+    replace(
+        JOINT, name="one", train=("b", "weight"), before=(add,), after=(double,),
+        pretest=Slice(period=1), test=Slice(period=2), until=Until(epochs=1),
+    ),
+    replace(JOINT, name="two", train=("a",), before=(add,), pretest=Slice(period=3), until=Until(epochs=2)),
+)  # fmt: skip
+LEFT = [STEPS, 0, 2 * (100 + STEPS)]
+FOUND = [(1, [0, 0, 0]), (2, LEFT), (3, LEFT)]
+
+
+def kept(trainer: Scripted, run: Path) -> dict[str, bool]:
+    """What is kept of the stages' tests."""
+    names = [(stage.name, before) for stage in trainer.stages for before in (True, False)]
+    return {
+        f"{'before' if before else 'after'} {name}": storage.exists(stage_file(str(run), name, before=before))
+        for name, before in names
+    }
+
+
+def test_a_stage_is_met_before_anything_of_it_runs(tmp_path: Path) -> None:
+    trainer = make(tmp_path, *MET, validates=False)
+    trainer.run()
+    assert trainer.met == FOUND and trainer.measured == []
+    assert kept(trainer, tmp_path) == {"before one": True, "after one": True, "before two": True, "after two": False}
+    found = storage.read_json(stage_file(str(tmp_path), "two", before=True))
+    assert found == {"macro": {"auc": 0.5, "logloss": 0.5}}
+
+
+@pytest.mark.parametrize(("total", "left"), [(1, FOUND[1:]), (STEPS, FOUND[1:]), (STEPS + 2, []), (STEPS + 5, [])])
+def test_a_run_that_goes_on_meets_nothing_twice(total: int, left: list[object], tmp_path: Path) -> None:
+    stop_at(make(tmp_path, *MET), total)
+    again = make(tmp_path, *MET)
+    again.run()
+    assert again.met == left
+    assert state(again) == [STEPS, 2 * STEPS, LEFT[2] + 100]
+
+
+@pytest.mark.parametrize("stop", [0, 2, STEPS + 1 + 2])
+def test_optimizers_of_dense_parameters_go_on_from_stage_to_stage(stop: int, tmp_path: Path) -> None:
+    """As one Adam that is never interrupted, though a stage between them trains something else."""
+    adam = DenseOptimizer("adam", 0.1, 0.01)
+    stages = [
+        replace(JOINT, name=name, train=(trained,), until=Until(epochs=epochs), optimizers={"weight": adam})
+        for name, trained, epochs in (("one", "weight", 1), ("tables", "a", 1), ("two", "weight", 2))
+    ]
+    arguments = {"dense": DenseConfig(optimizer="sgd", lr=5.0), "validates": False}
+    if stop:
+        stop_at(make(tmp_path, *stages, **arguments), stop)
+    trainer = make(tmp_path, *stages, **arguments)
+    trainer.run()
+    parameter = torch.nn.Parameter(torch.zeros(()))
+    optimizer = torch.optim.Adam([parameter], lr=0.1, weight_decay=0.01)
+    for _ in range(3 * STEPS):
+        optimizer.zero_grad()
+        (1 * parameter).backward()
+        optimizer.step()
+    assert torch.equal(cast(Method, trainer.method).weight.detach(), parameter.detach())
+
+
+@pytest.mark.parametrize(
+    ("patience", "own", "validates", "every", "expected"),
+    [
+        (0, None, True, 2, 2),
+        (0, None, False, 2, 0),
+        (3, None, False, 2, 2),  # where patience needs one, its lack is an error for `check` to tell
+        (3, 0, False, 2, 0),
+        (3, 0, True, 2, 2),
+        (0, 1, False, 1, 1),
+        (0, None, True, 0, 0),
+        (3, None, True, 0, 0),
+    ],
+)
+def test_epochs_between(patience: int, own: int | None, validates: bool, every: int, expected: int) -> None:
+    stage, config = replace(JOINT, until=Until(patience=own)), TrainConfig(patience=patience, eval_epochs=every)
+    assert module.epochs_between(stage, config, validates=validates) == expected
+
+
+def test_without_a_val_split_nothing_is_validated(tmp_path: Path) -> None:
+    trainer = make(tmp_path, epochs=3, validates=False)
+    trainer.run()
+    assert trainer.measured == [] and state(trainer) == [3 * STEPS] * 3
