@@ -66,7 +66,7 @@ class Plan:
     def source(self, job: Job, *, rank: int = 0, world: int = 1) -> Source:
         """A worker's reader of the data set."""
         seed = job.train.seed
-        return Source(self.dataset, job.data, seed=seed, rank=rank, world=world, active=self.method.active)
+        return Source(self.dataset, job.data, seed=seed, rank=rank, world=world, extras=self.method.extras)
 
     def identity(self, job: Job) -> dict[str, str]:
         """Whose the checkpoints are."""
@@ -112,7 +112,7 @@ def check(job: Job) -> Plan:
         _check_evaluations(stage, plan, source, job=job)
     for lane in plan.last:
         _check_measured(replace(plan.test, domains=lane.domains), plan, source, job=job)
-    if plan.method.active:
+    if plan.method.extras.active:
         source.check_in_common()
     on_gpu = job.launch.gpus_per_worker or (not job.launch.workers and torch.cuda.is_available())
     for name, workers in plan.workers(max(job.launch.workers, 1)).items():

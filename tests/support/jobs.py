@@ -22,17 +22,31 @@ from mdr_dist.train.run import check, open_run, outputs
 from mdr_dist.train.step import train_step
 from mdr_dist.train.trainer import Trainer
 
-# sizes at which a contract test takes seconds; a method that is not here runs at its defaults
+# sizes at which a contract test takes seconds; a method that is not here runs at its defaults. `name`: whose variant
 SMALL: dict[str, dict[str, Any]] = {
     "crocodile": {"dim": 8, "prior_dim": 8, "num_experts": 3, "experts": [16, 8], "towers": [8]},
     "cat_art": {"dim": 8},
     "cl4rec": {"dim": 8},
     "cmf": {"dim": 8},
+    "tado": {"dim": 8},
+    **{
+        f"{method}-{kind}": {
+            "name": method,
+            "backbone": kind,
+            "dim": 8,
+            "layers": [8, 4],
+            "neighbours": 4,
+            "inner": [8],
+        }
+        for method in ("cl4rec", "tado")
+        for kind in ("graph", "autoencoder")
+    },
     "smf": {"dim": 8},
     "shared_bottom": {"dim": 8, "bottom": [16, 8], "towers": [8]},
     "mmoe": {"dim": 8, "num_experts": 3, "experts": [16, 8], "gate_hidden": [8], "towers": [8]},
 }
-BATCH = {"cat_art": 32}  # it has a stage over users, of whom there are 60
+# they have a stage over users, of whom there are 60
+BATCH = {"cat_art": 32, "cl4rec-autoencoder": 16, "tado-autoencoder": 16}
 CPU = torch.device("cpu")
 
 
