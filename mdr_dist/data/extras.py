@@ -19,7 +19,7 @@ from mdr_dist.data.reader import Reader
 from mdr_dist.data.users import Users
 from mdr_dist.stage import Slice
 
-Adding = Callable[[Batch], Batch]
+Adding = Callable[[Batch, int], Batch]  # by a seed, what is drawn
 _NOTHING = np.zeros(0, dtype=np.int64)
 
 
@@ -45,7 +45,7 @@ def adding(
         steps.append(_Catalogue(Interactions.together(reader, own, period=period, upto=True).items, extras.catalogue))
     if extras.hops:
         neighbours = Neighbours.open(reader, domains=own, period=period)
-        steps.append(lambda batch: neighbours.around(batch, extras))
+        steps.append(lambda batch, seed: neighbours.around(batch, extras, seed=seed))
     return tuple(steps)
 
 
@@ -55,7 +55,7 @@ class _Active:
     def __init__(self, users: Users) -> None:
         self._users = users
 
-    def __call__(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Batch, _: int) -> Batch:
         active = torch.from_numpy(self._users.active_of(batch.user_key.numpy()))
         return replace(batch, dense={**batch.dense, "active": active})
 
@@ -66,7 +66,7 @@ class _Taken:
     def __init__(self, name: str, taken: Interactions) -> None:
         self._name, self._taken = name, taken
 
-    def __call__(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Batch, _: int) -> Batch:
         row, place = self._taken.positives(batch.user_key.numpy())
         lengths = torch.from_numpy(np.bincount(row, minlength=len(batch)))
         return _with_list(batch, self._name, Ragged(torch.from_numpy(self._taken.items[place]), lengths))
@@ -78,15 +78,15 @@ class _Catalogue:
     def __init__(self, items: Ints, most: int) -> None:
         self._items, self._most = items, most
 
-    def __call__(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Batch, seed: int) -> Batch:
         items = self._items
         if len(items) > self._most:
-            draw = np.random.default_rng(seed_of("catalogue", batch.seed))
+            draw = np.random.default_rng(seed_of("catalogue", seed))
             items = items[np.sort(draw.choice(len(items), self._most, replace=False, shuffle=False))]
         return _with_list(batch, "catalogue", of_none(np.array(items), len(batch)))
 
 
-def _no_catalogue(batch: Batch) -> Batch:
+def _no_catalogue(batch: Batch, _: int) -> Batch:
     for name in ("taken", "catalogue"):
         batch = _with_list(batch, name, of_none(_NOTHING, len(batch)))
     return batch

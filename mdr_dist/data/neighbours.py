@@ -52,14 +52,14 @@ class Neighbours:
         ids, starts, takers = (np.asarray(found[name]) for name in ("ids", "starts", "takers"))
         return cls(schema.user, schema.item, schema[schema.item].rows, taken, ids, starts, takers[: starts[-1]])
 
-    def around(self, batch: Batch, extras: Extras) -> Batch:
-        """The batch with `user_nodes`, `item_nodes` and `graph`."""
+    def around(self, batch: Batch, extras: Extras, *, seed: int) -> Batch:
+        """The batch with `user_nodes`, `item_nodes` and `graph`, of neighbours drawn by the seed."""
         keys = batch.user_key.numpy()
         items = [name for name in batch.ids if name == self.item or name.startswith("negative_")]
         rows = {self.user: self._code(keys), **{name: batch.ids[name].numpy() for name in items}}
         hops, near = [np.unique(np.concatenate(list(rows.values())))], list[tuple[Ints, Ints]]()
         for _ in range(extras.hops):
-            near.append(self.drawn(hops[-1], most=extras.neighbours, seed=batch.seed))
+            near.append(self.drawn(hops[-1], most=extras.neighbours, seed=seed))
             hops.append(np.setdiff1d(near[-1][0], np.concatenate(hops)))
         graph = _graph(rows, hops, near, first_user=self.first_user)
         later, codes = np.concatenate(hops[1:]), graph.codes.numpy()

@@ -177,7 +177,8 @@ class Source:
             batch, place = self._batch(order, number, opened=opened, seed=seed_of(*key, step))
             batch = replace(batch, progress=step / (plan.steps - 1) if plan.steps > 1 else 1.0)
             batch = self._with_negatives(batch, place, slice=slice, seed=seed_of("negatives", *key))
-            yield self.completed(batch, slice)
+            # a sweep's steps are other rows with other workers: what it draws must not depend on the step
+            yield self.completed(batch, slice, seed=batch.seed if shuffle else seed_of(*key))
             opened.close_unused()
 
     def _batch(self, order: Order, number: int, *, opened: _Opened, seed: int) -> tuple[Batch, Array]:
@@ -207,10 +208,10 @@ class Source:
             return partial(self.users(slice.split, slice.period, domains=slice.domains).columns, self.reader.layout)
         return lambda number: self.reader.columns(self.dataset.groups[number], keep=keep)
 
-    def completed(self, batch: Batch, slice: Slice, *, ranking: bool = False) -> Batch:
+    def completed(self, batch: Batch, slice: Slice, *, seed: int = 0, ranking: bool = False) -> Batch:
         """The batch with the extras; `ranking`: of profiles that are ranked, rather than rows of the slice."""
         for add in self._added(slice, ranking=ranking):
-            batch = add(batch)
+            batch = add(batch, seed)
         return batch
 
     def _added(self, slice: Slice, *, ranking: bool = False) -> tuple[Adding, ...]:

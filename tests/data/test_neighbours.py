@@ -134,6 +134,18 @@ def test_a_node_draws_the_same_in_every_process(log: tuple[list[Row], Dataset]) 
     assert all(abs(count - steps * share) < 4.5 * deviation for count in counts.values())
 
 
+def test_a_sweep_draws_the_same_however_many_sweep(log: tuple[list[Row], Dataset]) -> None:
+    found: list[dict[Node, list[Node]]] = []
+    for rank, world in ((0, 1), (0, 2), (1, 2)):
+        source = source_of(log[1], hops=1, neighbours=3, rank=rank, world=world)
+        found.append({})
+        for batch in source.sweep(Slice(split="val", negatives=1)):
+            near = drawn(batch)[1]
+            assert all(found[-1].get(node, own) == own for node, own in near.items())
+            found[-1] |= near
+    assert found[0] == found[1] | found[2] and found[1].keys() & found[2].keys()
+
+
 def test_subsets_are_uniform() -> None:
     rng = np.random.default_rng(0)
     found = module._subsets(np.full(60_000, 5), rng.random((2, 60_000)))

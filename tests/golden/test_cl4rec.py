@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from mdr_dist.batch import Batch
@@ -142,7 +143,7 @@ def test_hats_annealing(progress: float) -> None:
     mask = torch.linspace(-6, 6, 41, dtype=torch.float64).requires_grad_()
     found = annealed(mask, progress)
     e = mask.detach().numpy()
-    assert found.detach().numpy() == pytest.approx(1 / (1 + np.exp(-scale * e)), rel=1e-12)
+    assert found.detach().numpy() == pytest.approx(expit(scale * e), rel=1e-12)
     upstream = torch.linspace(1, 2, 41, dtype=torch.float64)
     plain = torch.autograd.grad(((scale * mask).sigmoid() * upstream).sum(), mask)[0].numpy()
     factor = 400 / scale * (np.cosh(np.clip(scale * e, -50, 50)) + 1) / (np.cosh(e) + 1)
@@ -165,7 +166,7 @@ def test_hats_regularizer_and_bounds() -> None:
     assert (model.user_mask[2][0], model.item_mask[2][1]) == (6.0, -6.0)
     scale, above, below = (1 / 400 + 400) / 2, 0.0, 0.0
     for masks in (model.user_mask, model.item_mask):
-        before, own = (1 / (1 + np.exp(-s * masks[k].detach().numpy())) for k, s in ((1, 400.0), (2, scale)))
+        before, own = (expit(s * masks[k].detach().numpy()) for k, s in ((1, 400.0), (2, scale)))
         above, below = above + (own * (1 - before)).sum(), below + (1 - before).sum()
     assert losses["sparsity"].item() == pytest.approx(above / below, rel=1e-3)
     assert model.stages()[1].update.weights["sparsity"] == 0.75

@@ -38,7 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "cl4rec-autoencoder": {"name": "cl4rec", "backbone": "autoencoder", "dim": 8, "inner": [8]},
     "cl4rec-graph": {"name": "cl4rec", "backbone": "graph", "dim": 8, "layers": [8, 4], "neighbours": 4},
 }
-BATCH = {"cat_art": 32, "cl4rec-autoencoder": 16}  # they have stages over users, of whom there are 60
+BATCH = {"cat_art": 32, "cl4rec-autoencoder": 4}  # they have stages over users, of whom there are 60
 CPU = torch.device("cpu")
 
 
