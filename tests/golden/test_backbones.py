@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mdr_dist.batch import Batch, Ragged
-from mdr_dist.config import DataConfig
-from mdr_dist.data.source import Source
+from mdr_dist.config import DataConfig, EvalConfig
+from mdr_dist.data.source import Dataset, Source
+from mdr_dist.eval.candidates import Candidates
 from mdr_dist.launch.process import group_of_one
 from mdr_dist.methods.base import Method
 from mdr_dist.nn.graph import node_dropout
@@ -22,7 +23,7 @@ from mdr_dist.stage import Slice
 from support.jobs import small_job, train, weights
 from support.retrieval import ITEMS, KEY, USERS
 from support.rows import arrays, build, look_up, make_batch, make_tables
-from support.taken import taken, taken_rows, write_taken
+from support.taken import NEW, taken, taken_rows, write_taken
 
 Array = NDArray[np.float64]
 ROWS = taken_rows()
@@ -157,6 +158,23 @@ def test_the_auto_encoders_dropout_is_a_rows_own() -> None:
     whole = model.user_vector(rows, batch)
     assert (((kept - 2 * whole).abs() < 1e-12) | (kept == 0)).all()
     assert 0.4 < (kept[whole != 0] != 0).double().mean() < 0.6
+
+
+@pytest.mark.parametrize("backbone", ["graph", "autoencoder"])
+def test_a_user_without_a_history_is_ranked(backbone: str, tmp_path: Path) -> None:
+    settings = {"backbone": backbone, "layers": [4], "inner": [], "neighbours": 0}
+    model, tables, _ = prepared(tmp_path, Slice(unit="user"), **settings)
+    model.eval()
+    w, dataset = shaken(model), Dataset.open(str(tmp_path / "log"))
+    source = Source(dataset, DataConfig(path=dataset.path, batch=64), seed=3, extras=model.extras)
+    candidates = Candidates(source, Slice(split="test"), domain=1, config=EvalConfig(ks=(5,), candidates="all"))
+    at = int(np.searchsorted(candidates.user_key, KEY * NEW))
+    batch = candidates.profiles()[0].batch(np.array([at]), size=3, first=0, count=1, also=("negative_0",))
+    batch = candidates.completed(batch)
+    assert batch.user_key.tolist() == [KEY * NEW, *[candidates.user_key[0]] * 2]  # padded by profile 0
+    found = model.user_vector(look_up(model, tables, batch), batch)[0].detach().numpy()
+    expected = w["backbone.layers.0.bias"] if backbone == "autoencoder" else propagated(tables, w, layers=1)[NEW]
+    assert found == pytest.approx(expected, rel=1e-9)
 
 
 def test_tado_by_matrix_factorisation_is_cmf(dataset: str, tmp_path: Path) -> None:

@@ -190,18 +190,19 @@ def _tables_after_each_domain(method: str, dataset: str, runs: str, tables: dict
     return found
 
 
-@pytest.mark.parametrize("method", ["cl4rec", "cl4rec-graph", "cl4rec-autoencoder"])
 @pytest.mark.parametrize(
-    ("world", "placement", "optimizer"),
+    ("method", "world", "placement", "optimizer"),
     [
-        (1, "table_wise", "rowwise_adagrad"),
-        (1, "table_wise", "adam"),
-        (2, "row_wise", "rowwise_adagrad"),
-        (2, "row_wise", "adam"),
+        ("cl4rec", 1, "table_wise", "rowwise_adagrad"),
+        ("cl4rec", 1, "table_wise", "adam"),
+        ("cl4rec", 2, "row_wise", "rowwise_adagrad"),
+        ("cl4rec", 2, "row_wise", "adam"),
+        *((f"cl4rec-{kind}", 1, "table_wise", "rowwise_adagrad") for kind in ("graph", "autoencoder")),
+        *((f"cl4rec-{kind}", 2, "row_wise", "adam") for kind in ("graph", "autoencoder")),
     ],
 )
 def test_what_an_earlier_domain_holds_moves_by_no_bit(
-    world: int, placement: str, optimizer: str, method: str, dataset: str, tmp_path: Path
+    method: str, world: int, placement: str, optimizer: str, dataset: str, tmp_path: Path
 ) -> None:
     tables = {"placement": placement, "optimizer": optimizer}
     work = partial(_tables_after_each_domain, method, dataset, str(tmp_path), tables)

@@ -36,7 +36,15 @@ SMALL: dict[str, dict[str, Any]] = {
 # a method otherwise than by default: its name is among the settings
 VARIANTS: dict[str, dict[str, Any]] = {
     "cl4rec-autoencoder": {"name": "cl4rec", "backbone": "autoencoder", "dim": 8, "inner": [8]},
-    "cl4rec-graph": {"name": "cl4rec", "backbone": "graph", "dim": 8, "layers": [8, 4], "neighbours": 4},
+    "cl4rec-graph": {
+        "name": "cl4rec",
+        "backbone": "graph",
+        "dim": 8,
+        "init_std": 0.3,  # outputs of length 1 magnify the rounding of small ones
+        "layers": [8, 4],
+        "neighbours": 4,
+        "patience": 0,  # BPR is a batch's mean, so where labels differ the best state depends on what batches hold
+    },
 }
 BATCH = {"cat_art": 32, "cl4rec-autoencoder": 4}  # they have stages over users, of whom there are 60
 CPU = torch.device("cpu")
