@@ -25,6 +25,68 @@ class Ragged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What batches bring beside the data set's features, in whose place it comes where names agree; by itself nothing.
+
+    active      the dense feature `active` [B, K]: 1 where the row's user has positive training rows in a domain
+    history     the list feature `history`: the items that the row's user took in training, in order, each once
+    catalogue   the list feature `catalogue`: the items of the slice's domains, in order, of more than so many a uniform
+                sample of the step; and `taken`: the items that the row's user took in the split that is read
+    hops        the list features `user_nodes` and `item_nodes`: who is within so many interactions of the batch's
+                users, items and negatives; `Batch.graph` says how they hang together
+    neighbours  of a node that are drawn at most, uniformly and anew at each step; 0: all
+
+    All of it is training interactions of the slice's domains; where users and items are ranked, of the job's, and then
+    `catalogue` and `taken` are empty. What is drawn is the same in all processes, and at all steps of a sweep. Entries
+    of lists that are of no row count as the first row's.
+    """
+
+    active: bool = False
+    history: bool = False
+    catalogue: int = 0
+    hops: int = 0
+    neighbours: int = 0
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """The list features."""
+        named = {
+            "history": self.history,
+            "catalogue": self.catalogue,
+            "taken": self.catalogue,
+            "user_nodes": self.hops,
+            "item_nodes": self.hops,
+        }
+        return tuple(name for name, there in named.items() if there)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """The users and items around a batch's rows, in order of their distance; a node stands there once.
+
+    order    [N] int64, each node's place among the entries of `user_nodes` followed by those of `item_nodes`
+    sources  [E] int64 the neighbours of the nodes that have all theirs here, node by node;
+    starts   [M+1] int64 where each of those M nodes' neighbours begin, and the end
+    codes    [N] int64, numbers that tell nodes apart in every process
+    at       id feature → [B] int64, the node of each row's id
+    nodes    how many nodes are within 0, 1, … hops of the rows;  edges  how many `sources` those have, the last but one
+    """
+
+    order: Tensor
+    sources: Tensor
+    starts: Tensor
+    codes: Tensor
+    at: Mapping[str, Tensor]
+    nodes: tuple[int, ...]
+    edges: tuple[int, ...]
+
+    def to(self, device: torch.device) -> Graph:
+        """The same graph on another device."""
+        moved = {n: getattr(self, n).to(device, non_blocking=True) for n in ("order", "sources", "starts", "codes")}
+        return replace(self, at={n: t.to(device, non_blocking=True) for n, t in self.at.items()}, **moved)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
     """This process's share of one global batch. All processes hold equally many rows; padding has weight 0.
 
@@ -35,6 +97,8 @@ class Batch:
     domain     [B] int64, user_key [B] int64, weight [B] float32 (1, or 0 for padding)
     position   [B] int64, the row's number among the global batch's real rows; -1 for padding
     count      real rows in the global batch;  domains  K;  seed  of this step, the same in every process
+    progress   how far the epoch is: 0 at its first step, 1 at its last
+    graph      who took what around the rows, if batches bring it
     """
 
     ids: Mapping[str, Tensor]
@@ -48,6 +112,8 @@ class Batch:
     count: int
     domains: int
     seed: int = 0
+    progress: float = 1.0
+    graph: Graph | None = None
 
     def __len__(self) -> int:
         return len(self.domain)
@@ -68,7 +134,8 @@ class Batch:
             for n, r in self.lists.items()
         }
         rows = move({n: getattr(self, n) for n in ("domain", "user_key", "weight", "position")})
-        return replace(self, ids=move(self.ids), lists=lists, dense=move(self.dense), labels=move(self.labels), **rows)
+        parts = {"ids": move(self.ids), "lists": lists, "dense": move(self.dense), "labels": move(self.labels)}
+        return replace(self, **parts, **rows, graph=self.graph and self.graph.to(device))
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean of `x` [B] over the global batch's real rows, as a share: its average over processes is it."""

@@ -164,6 +164,7 @@ def evaluate(
     *,
     dataset: Annotated[str, typer.Option(help="Another data set with the same schema.")] = "",
     split: Annotated[str, typer.Option()] = "test",
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Lay eval.key=value over the job.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a run's newest checkpoint, or an export, on a split."""
@@ -171,7 +172,7 @@ def evaluate(
     from mdr_dist.launch.process import evaluate_export, evaluate_run
 
     measure = evaluate_export if is_export(run) else evaluate_run
-    metrics = measure(run, dataset=dataset, split=split)
+    metrics = measure(run, dataset=dataset, split=split, settings=tuple(settings or ()))
     if as_json:
         out.print_json(data=metrics)
     else:

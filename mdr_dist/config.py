@@ -150,11 +150,15 @@ def load_job(path: str, settings: tuple[str, ...] = ()) -> Job:
 
 def load(model: type[Model], path: str, settings: tuple[str, ...] = ()) -> Model:
     """A YAML file as a `model`, with `a.b=value` settings laid over it; `UserError` where either is wrong."""
-    raw = load_yaml(path)
+    return overlaid(model, load_yaml(path), settings=settings, where=path)
+
+
+def overlaid(model: type[Model], raw: dict[str, Any], *, settings: tuple[str, ...], where: str) -> Model:
+    """`raw` as a `model`, with `a.b=value` settings laid over it; `UserError` where either is wrong."""
     for setting in settings:
         key, value = parsed(setting)
         _set(raw, key.split("."), value, where=f"--set {setting}")
-    return validated(model, raw, where=path)
+    return validated(model, raw, where=where)
 
 
 def parsed(setting: str) -> tuple[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 
 from mdr_dist import catalog
 from mdr_dist.data.synthetic import configure, synthesize
-from support.jobs import PERIODIC
+from support.jobs import PERIODIC, VARIANTS
 from support.periods import write_periods
 
 
@@ -27,4 +27,4 @@ def periods(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def datasets(dataset: str, periods: str) -> dict[str, str]:
     """Every method → the data set that it is tested on."""
-    return {method: periods if method in PERIODIC else dataset for method in catalog.INDEX}
+    return {method: periods if method in PERIODIC else dataset for method in [*catalog.INDEX, *VARIANTS]}

@@ -64,6 +64,13 @@ def test_a_run_from_job_to_export(
     capsys.readouterr()
     best = f"{test['books']['recall@10']:.4f}"
     assert f"{best} ({test['books']['random/recall@10']:.4f})" in told("evaluate", run)
+    shorter = json.loads(told("evaluate", run, "--set", "eval.ks=[3]", "--json"))
+    assert shorter == evaluate_run(run, settings=("eval.ks=[3]",))
+    assert "recall@3" in shorter["books"] and "recall@5" not in shorter["books"]
+    with pytest.raises(UserError, match=r"--set data\.batch=3: only eval\.\* can change after training"):
+        evaluate_run(run, settings=("data.batch=3",))
+    with pytest.raises(UserError, match=r"--set: eval\.ks: .*at least 1 item"):
+        evaluate_export(str(tmp_path / "out"), settings=("eval.ks=[]",))
     assert "| domain | factors recall@10 | factors ndcg@10 |" in told("compare", run, "--format", "markdown")
     shown = told("compare", run, "--format", "csv", "--metrics", "mrr@5,random/mrr@5").splitlines()
     assert shown[0] == "domain,factors mrr@5,factors random/mrr@5"

@@ -92,6 +92,7 @@ class Study(BaseModel):
 def run_name(title: str, seed: int, *, part: str = "", domain: str = "") -> str:
     """A run: its set, its column's title, the domain, if it sees one alone, and the seed."""
     plain = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+    part = re.sub(r"[^A-Za-z0-9_.]+", "-", part)
     return "-".join(filter(None, (part, plain, domain, f"seed{seed}")))
 
 

@@ -2,6 +2,7 @@
 
 BASELINES: dict[str, str] = {
     "cmf": "mdr_dist.baselines.cross.cmf:CMF",
+    "tado": "mdr_dist.baselines.cross.tado:TADO",
     "smf": "mdr_dist.baselines.cross.smf:SMF",
     "fine_tune": "mdr_dist.baselines.periodic.fine_tune:FineTune",
     "full_retrain": "mdr_dist.baselines.periodic.full_retrain:FullRetrain",

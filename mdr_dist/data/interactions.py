@@ -26,7 +26,7 @@ _CHUNK = 1 << 22  # positives worked on at a time
 
 @dataclass(frozen=True)
 class Interactions:
-    """A domain's items and what each user took of them, every pair once.
+    """A domain's items, or those of several, and what each user took of them, every pair once.
 
     items [n] ids in order; users [U] their keys in order; starts [U+1] where each user's positives begin;
     gaps [M] u * n + p_i - i for the i-th positive of user number u: sorted as a whole. `rows` counts the positive rows
@@ -55,11 +55,25 @@ class Interactions:
         Items are those that occur there, whatever the label. Positives are the rows with a label over 0.5, or all rows
         where there is no label. The default row is an item only if `default` says so.
         """
-        groups = select(reader, (domain,), split=split, period=period, upto=upto)
+        return cls.together(reader, (domain,), split=split, period=period, upto=upto, default=default)
+
+    @classmethod
+    def together(
+        cls,
+        reader: Reader,
+        domains: tuple[int, ...],
+        *,
+        split: str = "train",
+        period: int | None = None,
+        upto: bool = False,
+        default: bool = False,
+    ) -> Self:
+        """What `open` gives of one domain, of several as if they were one."""
+        groups = select(reader, domains, split=split, period=period, upto=upto)
         found = mapped(
             reader,
             "interactions",
-            key=(domain, split, period, upto and period is not None, default),
+            key=(domains, split, period, upto and period is not None, default),
             build=partial(_build, reader, groups, default),
         )
         items, users, starts, gaps = (np.asarray(found[name]) for name in ("items", "users", "starts", "gaps"))
@@ -70,13 +84,21 @@ class Interactions:
 
         Sorted by both. A key that is not among `users` has none.
         """
-        user = np.searchsorted(self.users, user_key)
-        known = np.searchsorted(self.users, user_key, side="right") > user
-        start = self.starts[user]
-        count = np.where(known, self.starts[np.minimum(user + 1, len(self.users))] - start, 0)
+        user, count = located(user_key, self.users, starts=self.starts)
         row = np.repeat(np.arange(len(user_key)), count)
         nth = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        return row, self.gaps[start[row] + nth] - user[row] * len(self.items) + nth
+        return row, self.places(user[row], nth)
+
+    def places(self, user: Ints, nth: Ints) -> Ints:
+        """The place in `items` of users' n-th positives; users by number."""
+        return self.gaps[self.starts[user] + nth] - user * len(self.items) + nth
+
+
+def located(values: Ints, among: Ints, *, starts: Ints) -> tuple[Ints, Ints]:
+    """(number, count) of each value: its place among sorted ones, and how many entries begin there; if absent, none."""
+    number = np.searchsorted(among, values)
+    known = np.searchsorted(among, values, side="right") > number
+    return number, np.where(known, starts[np.minimum(number + 1, len(among))] - starts[number], 0)
 
 
 def select(

@@ -12,10 +12,11 @@ from functools import partial
 import numpy as np
 import torch
 
-from mdr_dist.batch import Batch
+from mdr_dist.batch import Batch, Extras
 from mdr_dist.config import DataConfig
 from mdr_dist.data.collate import Pick, collate
 from mdr_dist.data.columns import Array, Columns
+from mdr_dist.data.extras import Adding, adding
 from mdr_dist.data.negatives import Negatives, check_items, uniforms
 from mdr_dist.data.order import Ints, Order, Plan, count_streams, dealt, permutation, seed_of, stratified
 from mdr_dist.data.prefetch import prefetch
@@ -27,20 +28,21 @@ from mdr_dist.stage import Slice
 
 __all__ = ["Dataset", "Source"]
 
+_NONE = Extras()
+
 
 class Source:
     """One worker's reader of a data set; `rank` of `world` workers that each read their own streams.
 
     All workers get equally many batches of equally many rows. Decoded row groups stay in memory from epoch to epoch
     up to `data.cache_mb`, besides the one row group that each stream stands in (one of each domain where domains
-    take turns). With `active` batches bring a dense feature of that name, [B, K]: 1 where the row's user has positive
-    training rows in a domain.
+    take turns). `extras` says what batches bring beside the data set's features.
     """
 
     def __init__(
-        self, dataset: Dataset, data: DataConfig, *, seed: int, rank: int = 0, world: int = 1, active: bool = False
+        self, dataset: Dataset, data: DataConfig, *, seed: int, rank: int = 0, world: int = 1, extras: Extras = _NONE
     ) -> None:
-        self._active = active
+        self._extras = extras
         self.dataset, self._data, self._seed, self._rank, self._world = dataset, data, seed, rank, world
         self._domains = tuple(map(dataset.schema.domain_index, data.domains)) or None
         self._streams = count_streams(data.batch, data.streams)
@@ -53,7 +55,8 @@ class Source:
         self.reader = Reader(dataset, max_bytes=data.cache_mb << 20)
         self._negatives: dict[tuple[int, int | None, str], Negatives] = {}
         self._reservoirs: dict[Slice, Reservoir] = {}
-        self._users: dict[tuple[str, int | None], Users] = {}
+        self._users: dict[tuple[str, int | None, tuple[int, ...] | None], Users] = {}
+        self._adding: dict[tuple[Slice, bool], tuple[Adding, ...]] = {}
 
     def rows(self, slice: Slice) -> int:
         """Rows of the slice over all workers; a `UserError` if there are none."""
@@ -118,7 +121,7 @@ class Source:
         schema, where = self.dataset.schema, f"split {slice.split} of data set {self.dataset.path}"
         where += "" if slice.period is None else f", period {slice.period}"
         if slice.unit == "user":
-            if not (users := self.users(slice.split, slice.period).groups()):
+            if not (users := self.users(slice.split, slice.period, domains=slice.domains).groups()):
                 raise UserError(f"no user has a positive row in {where}; data.domains says which domains are read")
             return users
         domains = self._domains if slice.domains is None else slice.domains
@@ -160,16 +163,16 @@ class Source:
             orders.append(Order(_numbers(part)[placed], sizes[placed], self._streams, self._share, first))
         return Plan(tuple(orders))
 
-    def users(self, split: str, period: int | None = None) -> Users:
-        """The users of a split and where they are active, among the domains that are read."""
-        if (split, period) not in self._users:
-            self._users[split, period] = Users.open(self.reader, split=split, period=period, domains=self._domains)
-        return self._users[split, period]
+    def users(self, split: str, period: int | None = None, *, domains: tuple[int, ...] | None = None) -> Users:
+        """The users of a split and where they are active, among these domains; `None`: all that are read."""
+        domains = domains or self._domains
+        if (split, period, domains) not in self._users:
+            self._users[split, period, domains] = Users.open(self.reader, split=split, period=period, domains=domains)
+        return self._users[split, period, domains]
 
     def _open_extras(self, slice: Slice) -> None:
         """Make what the slice adds to rows, here and not in the thread that reads ahead."""
-        if self._active:
-            self.users("train", slice.period)
+        self._added(slice)
         for domain in {group.domain for group in self._select(slice, strict=False)} if slice.negatives else ():
             if (key := (domain, slice.period, slice.pool)) not in self._negatives:
                 upto = slice.pool == "past"
@@ -183,8 +186,10 @@ class Source:
         for step in range(start, plan.steps):
             order, number = plan.turn(step)
             batch, place = self._batch(order, number, opened=opened, seed=seed_of(*key, step))
-            batch = self.completed(batch, slice)
-            yield self._with_negatives(batch, place, slice=slice, seed=seed_of("negatives", *key))
+            batch = replace(batch, progress=step / (plan.steps - 1) if plan.steps > 1 else 1.0)
+            batch = self._with_negatives(batch, place, slice=slice, seed=seed_of("negatives", *key))
+            # a sweep's steps are other rows with other workers: what it draws must not depend on the step
+            yield self.completed(batch, slice, seed=batch.seed if shuffle else seed_of(*key))
             opened.close_unused()
 
     def _batch(self, order: Order, number: int, *, opened: _Opened, seed: int) -> tuple[Batch, Array]:
@@ -211,7 +216,7 @@ class Source:
     def _columns(self, slice: Slice, *, keep: bool) -> Callable[[int], Columns]:
         """How a group's rows come by its number."""
         if slice.unit == "user":
-            return partial(self.users(slice.split, slice.period).columns, self.reader.layout)
+            return partial(self.users(slice.split, slice.period, domains=slice.domains).columns, self.reader.layout)
         drawn = self._reservoirs.get(slice)
 
         def columns(number: int) -> Columns:
@@ -221,12 +226,18 @@ class Source:
 
         return columns
 
-    def completed(self, batch: Batch, slice: Slice) -> Batch:
-        """The batch with `active`, if batches bring it."""
-        if not self._active:
-            return batch
-        active = self.users("train", slice.period).active_of(batch.user_key.numpy())
-        return replace(batch, dense={**batch.dense, "active": torch.from_numpy(active)})
+    def completed(self, batch: Batch, slice: Slice, *, seed: int = 0, ranking: bool = False) -> Batch:
+        """The batch with the extras; `ranking`: of profiles that are ranked, rather than rows of the slice."""
+        for add in self._added(slice, ranking=ranking):
+            batch = add(batch, seed)
+        return batch
+
+    def _added(self, slice: Slice, *, ranking: bool = False) -> tuple[Adding, ...]:
+        if (slice, ranking) not in self._adding:
+            domains = self._domains or tuple(range(len(self.dataset.schema.domains)))
+            made = adding(self.reader, self._extras, slice_=slice, domains=domains, ranking=ranking)
+            self._adding[slice, ranking] = made
+        return self._adding[slice, ranking]
 
     def _with_negatives(self, batch: Batch, place: Array, *, slice: Slice, seed: int) -> Batch:
         if slice.negatives == 0:

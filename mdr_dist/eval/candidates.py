@@ -122,7 +122,7 @@ class Candidates:
 
     def completed(self, batch: Batch) -> Batch:
         """A batch of profiles with what the source adds to every batch."""
-        return self._source.completed(batch, self._slice)
+        return self._source.completed(batch, self._slice, ranking=True)
 
     def profiles(self) -> tuple[Profiles, Profiles]:
         """A row for each user of the split, and one for each item of the catalogue."""

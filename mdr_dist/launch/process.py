@@ -16,7 +16,7 @@ from mdr_dist import storage
 from mdr_dist.checkpoint.export import Form, export, is_export, load_export
 from mdr_dist.checkpoint.grown import grown
 from mdr_dist.checkpoint.lanes import schema_of
-from mdr_dist.config import Job, load
+from mdr_dist.config import Job, load, overlaid
 from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import UserError
 from mdr_dist.eval.evaluate import evaluate
@@ -38,9 +38,12 @@ def train_here(job: Job, runs: str, *, echo: Echo | None = None) -> tuple[str, d
         return run, metrics
 
 
-def evaluate_run(run: str, *, dataset: str = "", split: str = "test") -> dict[str, Any]:
-    """Measure a run's newest state on a split of its data set, or of another with the same schema."""
-    job = _job_of(run)
+def evaluate_run(run: str, *, dataset: str = "", split: str = "test", settings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Measure a run's newest state on a split of its data set, or of another with the same schema.
+
+    `settings` of `eval` are laid over the job's.
+    """
+    job = _measured_as(_job_of(run), settings)
     if dataset:
         job = job.model_copy(update={"data": job.data.model_copy(update={"path": dataset})})
     plan = _plan_of(run, job)
@@ -54,15 +57,26 @@ def evaluate_run(run: str, *, dataset: str = "", split: str = "test") -> dict[st
         return evaluate(method, tables, source=source, slice_=slice_, device=device, config=job.eval).metrics
 
 
-def evaluate_export(path: str, *, dataset: str = "", split: str = "test") -> dict[str, Any]:
-    """Measure an export, unsharded and without a process group."""
+def evaluate_export(
+    path: str, *, dataset: str = "", split: str = "test", settings: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """Measure an export, unsharded and without a process group; else as `evaluate_run`."""
     job, method, tables = load_export(path)
+    job = _measured_as(job, settings)
     data = job.data.model_copy(update={"path": dataset}) if dataset else job.data
     opened = Dataset.open(data.path)
     _check_schema(opened, method.schema.fingerprint, of=f"the export {path}")
-    source = Source(opened, data, seed=job.train.seed, active=method.active)
+    source = Source(opened, data, seed=job.train.seed, extras=method.extras)
     cpu = torch.device("cpu")
     return evaluate(method, tables, source=source, slice_=Slice(split=split), device=cpu, config=job.eval).metrics
+
+
+def _measured_as(job: Job, settings: tuple[str, ...]) -> Job:
+    """The job with settings of `eval` laid over it; a `UserError` for others: they would be of another model."""
+    for setting in settings:
+        if not setting.startswith("eval."):
+            raise UserError(f"--set {setting}: only eval.* can change after training")
+    return overlaid(Job, job.model_dump(mode="json"), settings=settings, where="--set")
 
 
 def _plan_of(run: str, job: Job) -> Plan:

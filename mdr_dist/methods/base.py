@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from mdr_dist.batch import Batch
+from mdr_dist.batch import Batch, Extras
 from mdr_dist.schema import Schema
 from mdr_dist.stage import Losses, Rows, Stage, TableSpec
 
@@ -29,8 +29,7 @@ class Method(nn.Module):
 
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     task: ClassVar[Literal["rank", "retrieve", "rate"]] = "rank"  # what evaluation measures
-    # batches bring the dense feature `active` [B, K]: 1 where the row's user has positive training rows in a domain
-    active: ClassVar[bool] = False
+    extras: Extras = Extras()  # what its batches bring beside the data set's features; the config may decide
 
     def __init__(self, config: MethodConfig, schema: Schema) -> None:
         super().__init__()

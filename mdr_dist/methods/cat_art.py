@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mdr_dist.batch import Batch, world_size
+from mdr_dist.batch import Batch, Extras, world_size
 from mdr_dist.methods.retrieve import RetrieveConfig, RetrieveMethod
 from mdr_dist.nn import loss
 from mdr_dist.nn.autoencoder import BlockAutoEncoder
@@ -107,7 +107,7 @@ class CatArt(RetrieveMethod):
 
     Config = CatArtConfig
     config: CatArtConfig
-    active = True
+    extras = Extras(active=True)
 
     def __init__(self, config: CatArtConfig, schema: Schema) -> None:
         super().__init__(config, schema)

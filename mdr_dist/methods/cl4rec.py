@@ -1,21 +1,28 @@
 """CL4Rec: domains learnt one after the other in the same embeddings, a task mask keeping each one's dimensions.
 
-Paper: Nguyen et al., "Continual Learning Based on Task Masking for Multi-Domain Recommendation", ACIIDS 2024, on matrix
-factorisation. Its equations have no numbers. Users and items have one table each for all domains. A domain has a mask
-of a user's and of an item's dimensions; training on it multiplies the embeddings by the masks (`domain_losses`), and
-multiplies their gradient by what no earlier mask holds, 1 - max over the earlier masks (`free`). All domains are ranked
-by one representation, the embeddings times the largest of all masks (`user_vector`, `item_vector`).
+Paper: Nguyen et al., "Continual Learning Based on Task Masking for Multi-Domain Recommendation", ACIIDS 2024. Its
+equations have no numbers. A backbone (`backbones.py`) has two tables for all domains. A domain has a mask of each
+one's dimensions; training on it multiplies the embeddings by the masks (`domain_losses`), and multiplies their gradient
+by what no earlier mask holds, 1 - max over the earlier masks (`free`). The backbone's own weights are trained in the
+first domain alone. All domains are ranked by one representation, the embeddings times the largest of all masks
+(`user_vector`, `item_vector`). Hard masks may leave a later domain little to learn in: the loss `free`, which trains
+nothing, is the share of both tables' dimensions that the domain may move.
 
 What differs, and why: the paper does not say how a mask that is cut at a threshold is learnt: here the gradient passes
 the cut as if it were not there. The masks are trained in every domain, though the paper freezes all but the embeddings
-after the first: a mask that is never trained would be noise. The loss is not stated: BPR with one negative of the
-domain. Optimizer state starts anew with each domain: momentum would move what the mask protects.
+after the first: a mask that is never trained would be noise. The loss is not stated: the backbone's. The auto-encoder's
+tables are the paper's "two item embeddings"; the user's mask is that of its encoder. Optimizer state starts anew with
+each domain: momentum would move what the mask protects. As an option masks are learnt as in HAT (Serra et al.,
+"Overcoming Catastrophic Forgetting with Hard Attention to the Task", ICML 2018; its public code), which the paper's
+masks come from.
 
-Shape letters: B rows, D width, K domains.
+Shape letters: B rows, D width of a table, O width of a vector, K domains.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -25,19 +32,24 @@ from torch import Tensor, nn
 
 from mdr_dist.batch import Batch
 from mdr_dist.errors import UserError
-from mdr_dist.methods.retrieve import NEGATIVE, RetrieveConfig, SharedRetrieveMethod
-from mdr_dist.nn import loss
+from mdr_dist.methods.backbones import BackboneConfig, backbone_of
+from mdr_dist.methods.shared import BackboneMethod
 from mdr_dist.schema import Schema
 from mdr_dist.stage import Losses, Masked, Rows, Slice, Stage, fresh_optimizer
 
+SCALE, LARGEST, STEEPEST = 400.0, 6.0, 50.0  # HAT's: of the last step, of a trained number, of the two's product
 
-class CL4RecConfig(RetrieveConfig):
+
+class CL4RecConfig(BackboneConfig):
     """Settings. The paper tells none of their values; "choice" is this project's.
 
     mask        `soft`: the sigmoid of a trained number; `hard`: 1 where it exceeds `threshold`, else 0. Choice
     threshold   of a hard mask. Choice
     mask_std    deviation of the normal law that the trained numbers start from. Choice
-    order       the domains in the order they are learnt; empty: the data set's
+    annealing   `hat`: the trained number is scaled by 1/400 at an epoch's first step up to 400 at its last, and after
+                training by 400, so that soft masks become hard. Choice: none
+    sparsity    with `hat`, weight of the mask's mean over the dimensions that are still free. HAT
+    order       the domains in the order they are learnt; empty: the data set's. A later run may go on with others
     masking     `on`; `inference`: training is masked, ranking is not (ablation); `off`: nothing is masked, and nothing
                 but the first domain moves the embeddings (ablation, the reading that the paper's figures fit)
     specialize  whether earlier domains' dimensions are protected. False: every gradient passes (ablation)
@@ -48,6 +60,8 @@ class CL4RecConfig(RetrieveConfig):
     mask: Literal["soft", "hard"] = "hard"
     threshold: float = Field(default=0.5, gt=0, lt=1)
     mask_std: float = Field(default=1.0, ge=0)
+    annealing: Literal["none", "hat"] = "none"
+    sparsity: float = Field(default=0.75, ge=0)
     order: tuple[str, ...] = ()
     masking: Literal["on", "inference", "off"] = "on"
     specialize: bool = True
@@ -55,28 +69,33 @@ class CL4RecConfig(RetrieveConfig):
     forgetting: bool = False
 
 
-class CL4Rec(SharedRetrieveMethod):
+class CL4Rec(BackboneMethod):
     """One stage a domain, in order."""
 
     Config = CL4RecConfig
     config: CL4RecConfig
 
     def __init__(self, config: CL4RecConfig, schema: Schema) -> None:
-        super().__init__(config, schema)
-        if config.order and sorted(config.order) != sorted(schema.domains):
-            raise UserError(f"method.order: {', '.join(config.order)}; name each of {', '.join(schema.domains)} once")
+        super().__init__(config, schema, backbone_of(config, schema))
         self.order = [schema.domain_index(name) for name in config.order] or list(self.domains)
+        if len(set(self.order)) < len(self.order):
+            raise UserError(f"method.order: {', '.join(config.order)}; name a domain once")
         self.user_mask, self.item_mask = (
             nn.ParameterList(torch.randn(config.dim) * config.mask_std for _ in self.domains) for _ in range(2)
         )
         self.learnt: Tensor
         self.register_buffer("learnt", torch.zeros(len(self.domains)))  # 1 for domains that were trained on
 
-    def gate(self, mask_D: Tensor) -> Tensor:
-        """[D] f(mask): what a domain keeps of each dimension."""
+    @property
+    def masks(self) -> dict[str, nn.ParameterList]:
+        """Table → its masks by domain."""
+        return {spec.name: masks for spec, masks in zip(self.tables(), (self.user_mask, self.item_mask), strict=True)}
+
+    def gate(self, mask_D: Tensor, *, progress: float = 1.0) -> Tensor:
+        """[D] f(mask): what a domain keeps of each dimension, with `progress` of an epoch's annealing."""
         if self.config.masking == "off":
             return torch.ones_like(mask_D)
-        soft_D = mask_D.sigmoid()
+        soft_D = mask_D.sigmoid() if self.config.annealing == "none" else annealed(mask_D, progress)
         if self.config.mask == "soft":
             return soft_D
         # the bracket is exactly 0, but not its gradient
@@ -88,50 +107,85 @@ class CL4Rec(SharedRetrieveMethod):
             return torch.ones_like(masks[0])
         return (torch.stack([self.gate(mask_D) for mask_D in masks]) * self.learnt[:, None]).amax(0)
 
-    def free(self, place: int) -> dict[str, Tensor]:
-        """Table → [D] the share of its gradient that the domain at this place of the order may use."""
-        if not self.config.specialize or not place:
-            return {}
-        earlier = self.order[:place]
-        pairs = {"user": self.user_mask, "item": self.item_mask}
+    def spared(self, place: int) -> dict[str, Tensor]:
+        """Table → [D] 1 less the largest gate of the domains before this place of the order."""
         return {
-            table: 1 - torch.stack([self.gate(masks[k]) for k in earlier]).amax(0).detach()
-            for table, masks in pairs.items()
+            table: 1
+            - torch.stack([torch.zeros_like(masks[0]), *(self.gate(masks[k]) for k in self.order[:place])])
+            .amax(0)
+            .detach()
+            for table, masks in self.masks.items()
         }
 
+    def free(self, place: int) -> dict[str, Tensor]:
+        """Table → [D] the share of its gradient that the domain at this place of the order may use."""
+        return self.spared(place) if self.config.specialize and place else {}
+
     def user_vector(self, rows: Rows, batch: Batch) -> Tensor:
-        """[B, D] the user, the same in all domains."""
-        return self.own_user(rows, batch) * self.union(self.user_mask)
+        """[B, O] the user, the same in all domains."""
+        return self.backbone.user_vector(self._masked(rows), batch)
 
     def item_vector(self, rows: Rows, batch: Batch) -> Tensor:
-        """[B, D] the item."""
-        return self.own_item(rows, batch, self.schema.item) * self.union(self.item_mask)
+        """[B, O] the item."""
+        return self.backbone.item_vector(self._masked(rows), batch)
+
+    def _masked(self, rows: Rows) -> Rows:
+        return masked(rows, {table: self.union(masks) for table, masks in self.masks.items()})
 
     def domain_losses(self, rows: Rows, batch: Batch, *, domain: int) -> Losses:
-        """`bpr` of the embeddings that the domain's masks leave and, where it has a weight, their `l2`."""
+        """The backbone's, of what the domain's masks leave of the embeddings; `free` and, with HAT, `sparsity`."""
+        place = self.order.index(domain)
+        if place and not self.learnt[self.order[place - 1]]:
+            names = [self.schema.domains[k] for k in (self.order[place - 1], domain)]
+            raise UserError(f"method.order: {names[0]}, which is not trained on here, is to come before {names[1]}")
         self.learnt[domain] = 1
-        user_BD = self.own_user(rows, batch) * self.gate(self.user_mask[domain])
-        gate_D = self.gate(self.item_mask[domain])
-        item_BD, negative_BD = (self.own_item(rows, batch, name) * gate_D for name in (self.schema.item, NEGATIVE))
-        losses = {"bpr": loss.bpr((user_BD * (item_BD - negative_BD)).sum(1), batch)}
-        if self.config.l2:
-            losses["l2"] = loss.l2([user_BD, item_BD, negative_BD], batch)
+        if self.config.annealing == "hat":
+            with torch.no_grad():
+                for masks in self.masks.values():
+                    masks[domain].clamp_(-LARGEST, LARGEST)
+        progress = batch.progress if self.training else 1.0
+        gates = {table: self.gate(masks[domain], progress=progress) for table, masks in self.masks.items()}
+        losses = self.backbone.losses(masked(rows, gates), batch)
+        free = self.free(place) or {table: torch.ones_like(gate_D) for table, gate_D in gates.items()}
+        losses["free"] = torch.cat(list(free.values())).mean()
+        if self.config.annealing == "hat":
+            spared, gate = (torch.cat(list(parts.values())) for parts in (self.spared(place), gates))
+            losses["sparsity"] = (gate * spared).sum() / spared.sum().clamp(min=1e-6)
         return losses
+
+    def weights(self) -> dict[str, float]:
+        """What regularizes counts by its weight, and `free` not at all."""
+        sparsity = {"sparsity": self.config.sparsity} if self.config.annealing == "hat" else {}
+        return {**super().weights(), "free": 0.0, **sparsity}
 
     def stages(self) -> tuple[Stage, ...]:
         """Domain by domain."""
         return tuple(self._stage(place, domain) for place, domain in enumerate(self.order))
 
     def _stage(self, place: int, domain: int) -> Stage:
-        masks = (f"user_mask.{domain}", f"item_mask.{domain}")
         learns = self.config.masking != "off" and (self.config.train_masks or not place)
+        masks = (f"user_mask.{domain}", f"item_mask.{domain}") if learns else ()
+        layers = ("backbone.*",) if not place and list(self.backbone.parameters()) else ()
         return Stage(
             name=f"domain-{self.schema.domains[domain]}",
             loss=partial(self.domain_losses, domain=domain),
-            data=Slice(domains=(domain,), negatives=1),
-            train=("user", "item", *(masks if learns else ())),
+            data=replace(self.backbone.data, domains=(domain,)),
+            train=(*self.masks, *masks, *layers),
             update=Masked(partial(self.free, place), self.weights()),
             until=self.until,
             before=(fresh_optimizer,) if place else (),
             test=Slice(split="test" if "test" in self.schema.rows else "val") if self.config.forgetting else None,
         )
+
+
+def annealed(mask_D: Tensor, progress: float) -> Tensor:
+    """[D] HAT's sigmoid of scale * mask; its gradient is as large as if the scale had been SCALE and the mask small."""
+    scale = 1 / SCALE + (SCALE - 1 / SCALE) * progress
+    soft_D, fixed_D = (scale * mask_D).sigmoid(), mask_D.detach()
+    factor_D = SCALE / scale * ((scale * fixed_D).clamp(-STEEPEST, STEEPEST).cosh() + 1) / (fixed_D.cosh() + 1)
+    return soft_D.detach() + factor_D * (soft_D - soft_D.detach())
+
+
+def masked(rows: Rows, gates: Mapping[str, Tensor]) -> Rows:
+    """The rows of each table times its [D] factors."""
+    return {key: row * gates[key.rpartition(".")[0]] for key, row in rows.items()}

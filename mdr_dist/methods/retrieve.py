@@ -7,7 +7,6 @@ Shape letters: B rows, D width, K domains.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -107,25 +106,6 @@ class RetrieveMethod(Method):
             update=Sum(self.weights()),
             until=self.until,
         )
-
-
-class SharedRetrieveMethod(RetrieveMethod):
-    """A method with one table of users and one of the items of all domains."""
-
-    def tables(self) -> tuple[TableSpec, ...]:
-        """`user` and `item`."""
-        feature, init = self.schema[self.schema.item], Init("normal", self.config.init_std)
-        features = (feature.name, NEGATIVE)
-        items = TableSpec(name="item", rows=feature.rows, dim=self.config.dim, features=features, init=init)
-        return (replace(user_table(self.schema, self.config, 0), name="user"), items)
-
-    def own_user(self, rows: Rows, batch: Batch) -> Tensor:  # noqa: ARG002 the same in all domains
-        """[B, D] the user."""
-        return rows[f"user.{self.schema.user}"]
-
-    def own_item(self, rows: Rows, batch: Batch, feature: str) -> Tensor:  # noqa: ARG002 its id tells the domain
-        """[B, D] the row of an item feature."""
-        return rows[f"item.{feature}"]
 
 
 def user_table(schema: Schema, config: RetrieveConfig, domain: int) -> TableSpec:

@@ -58,6 +58,20 @@ def positives(loss_B: Tensor, batch: Batch) -> Tensor:
     return (loss_B * weight_B).sum() * (world_size() / count)
 
 
+def multinomial(logit_BN: Tensor, batch: Batch) -> Tensor:
+    """The mean over rows of the multinomial's -log likelihood: minus the log-softmax of every item that was taken.
+
+    The logits are of the items of the list `catalogue`, of which the list `taken` names each row's.
+    """
+    catalogue, taken = batch.lists["catalogue"].values, batch.lists["taken"]
+    row = torch.repeat_interleave(torch.arange(len(batch), device=catalogue.device), taken.lengths)
+    place = torch.searchsorted(catalogue, taken.values).clamp(max=max(len(catalogue) - 1, 0))
+    there = catalogue[place] == taken.values  # those that a sample left out are nowhere
+    row, place = row[there], place[there]
+    found = logit_BN.log_softmax(1)[row, place]
+    return -(found * batch.weight[row]).sum() * (world_size() / max(batch.count, 1))
+
+
 def contrast(one_BD: Tensor, two_BD: Tensor, *, batch: Batch, temperature: float) -> Tensor:
     """Each row's two vectors must find each other among those of all rows of the global batch, by cosine.
 

@@ -63,7 +63,7 @@ class Plan:
     def source(self, job: Job, *, rank: int = 0, world: int = 1) -> Source:
         """A worker's reader of the data set."""
         seed = job.train.seed
-        return Source(self.dataset, job.data, seed=seed, rank=rank, world=world, active=self.method.active)
+        return Source(self.dataset, job.data, seed=seed, rank=rank, world=world, extras=self.method.extras)
 
     def identity(self, job: Job) -> Identity:
         """Whose the checkpoints are."""
@@ -116,7 +116,7 @@ def check(job: Job) -> Plan:
             f"data set {job.data.path} has neither a test nor a val split to measure {job.method['name']} on; "
             "add a split to its recipe"
         )
-    if plan.method.active:
+    if plan.method.extras.active:
         source.check_in_common()
     on_gpu = job.launch.gpus_per_worker or (not job.launch.workers and torch.cuda.is_available())
     for name, workers in plan.workers(max(job.launch.workers, 1)).items():

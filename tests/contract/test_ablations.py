@@ -13,6 +13,13 @@ from mdr_dist.launch.process import group_of_one
 from mdr_dist.train.run import outputs, plan_of
 from support.jobs import small_job, train
 
+# of CL4Rec, whatever its backbone
+BACKBONE: list[dict[str, Any]] = [
+    {"masking": "inference"},
+    {"masking": "off"},
+    {"specialize": False},
+    {"mask": "soft", "train_masks": False, "annealing": "hat"},
+]
 ABLATIONS: list[tuple[str, dict[str, Any]]] = [
     ("crocodile", {"sets": 1, "alpha": 0.0}),
     *(("crocodile", {"gate": gate}) for gate in ("me", "eg", "pg")),
@@ -30,6 +37,13 @@ ABLATIONS: list[tuple[str, dict[str, Any]]] = [
     ("gru4rec", {"shared": False, "negatives": 2, "l2": 1e-3}),
     ("caser", {"dropout": 0.0, "l2": 0.0}),
     ("caser", {"length": 1, "negatives": 1}),
+    ("cl4rec", {"annealing": "hat", "mask": "soft"}),
+    ("cl4rec", {"order": ["d2", "d0"]}),
+    *(("cl4rec-graph", change) for change in BACKBONE),
+    *(("cl4rec-autoencoder", change) for change in BACKBONE),
+    ("cl4rec-graph", {"neighbours": 0}),
+    ("tado", {"backbone": "graph", "layers": [4], "neighbours": 3}),
+    ("tado", {"backbone": "autoencoder", "inner": [], "pool": "sum", "catalogue": 7}),
 ]
 
 

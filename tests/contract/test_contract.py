@@ -24,6 +24,7 @@ from support.groups import in_group
 from support.jobs import (
     CPU,
     PERIODIC,
+    VARIANTS,
     fixed_steps,
     full_table,
     largest_gap,
@@ -35,7 +36,7 @@ from support.jobs import (
     weights,
 )
 
-METHODS = sorted(catalog.INDEX)
+METHODS = sorted([*catalog.INDEX, *VARIANTS])
 # placement, table optimizer: column-wise with row-wise Adagrad is refused, so it goes with SGD
 PLACED = (
     ("table_wise", "rowwise_adagrad"),
@@ -80,13 +81,14 @@ def test_declares_itself(method: str, datasets: dict[str, str]) -> None:
     plan = check(small_job(method, datasets[method]))
     specs = plan.method.tables()
     assert len({spec.name for spec in specs}) == len(specs)
-    features = {feature.name for feature in plan.dataset.schema.features}
+    features = {feature.name for feature in plan.dataset.schema.features} | {*plan.method.extras.lists}
     looked_up = {name for spec in specs for name in spec.features if not name.startswith("negative_")}
     assert looked_up <= features
-    doc = inspect.getdoc(inspect.getmodule(catalog.find(method))) or ""
+    found = type(plan.method)
+    doc = inspect.getdoc(inspect.getmodule(found)) or ""
     for part in ("Paper", "Equation", "differs", "Shape letters"):
         assert part.lower() in doc.lower(), f"the docstring of {method} does not name: {part}"
-    config = catalog.find(method).Config
+    config = found.Config
     described = "".join(inspect.getdoc(base) or "" for base in config.__mro__)
     assert not [name for name in config.model_fields if name not in described], "fields without a description"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mdr_dist.batch import Extras
 from mdr_dist.config import DataConfig
 from mdr_dist.data import users as module
 from mdr_dist.data.source import Source
@@ -25,7 +26,7 @@ def _active(tiny, split: str) -> dict[int, set[int]]:
 
 def _source(tiny, **settings: object) -> Source:
     data = DataConfig.model_validate({"path": tiny.path, "batch": 8, **settings})
-    return Source(tiny.dataset, data, seed=1, active=True)
+    return Source(tiny.dataset, data, seed=1, extras=Extras(active=True))
 
 
 @pytest.mark.parametrize("waiting", [0, 1 << 20])

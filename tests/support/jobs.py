@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cat_art": {"dim": 8},
     "cl4rec": {"dim": 8},
     "cmf": {"dim": 8},
+    "tado": {"dim": 8},
     "smf": {"dim": 8},
     "shared_bottom": {"dim": 8, "bottom": [16, 8], "towers": [8]},
     "mmoe": {"dim": 8, "num_experts": 3, "experts": [16, 8], "gate_hidden": [8], "towers": [8]},
@@ -43,7 +44,20 @@ SMALL: dict[str, dict[str, Any]] = {
     "caser": {"dim": 8, "epochs": 2, "first_epochs": 4, "length": 4, "horizontal": 4, "vertical": 2},
 }
 PERIODIC = frozenset({"sml", "fine_tune", "full_retrain", "spmf", "gru4rec", "caser"})  # they need periods
-BATCH = {"cat_art": 32}  # it has a stage over users, of whom there are 60
+# a method otherwise than by default: its name is among the settings
+VARIANTS: dict[str, dict[str, Any]] = {
+    "cl4rec-autoencoder": {"name": "cl4rec", "backbone": "autoencoder", "dim": 8, "inner": [8]},
+    "cl4rec-graph": {
+        "name": "cl4rec",
+        "backbone": "graph",
+        "dim": 8,
+        "init_std": 0.3,  # outputs of length 1 magnify the rounding of small ones
+        "layers": [8, 4],
+        "neighbours": 4,
+        "patience": 0,  # BPR is a batch's mean, so where labels differ the best state depends on what batches hold
+    },
+}
+BATCH = {"cat_art": 32, "cl4rec-autoencoder": 4}  # they have stages over users, of whom there are 60
 CPU = torch.device("cpu")
 
 
@@ -52,7 +66,7 @@ def small_job(method: str, dataset: str, /, **sections: dict[str, Any]) -> Job:
     value: dict[str, Any] = {
         "name": f"{method}-test",
         "data": {"path": dataset, "batch": BATCH.get(method, 64)},
-        "method": {"name": method, **SMALL.get(method, {})},
+        "method": {"name": method, **SMALL.get(method, {}), **VARIANTS.get(method, {})},
         "tables": {"lr": 0.05},
         "eval": {"ks": [5, 10]},
         "train": {"epochs": 2, "threads": 1, "log_steps": 1, "save_minutes": 0},

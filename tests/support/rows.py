@@ -107,6 +107,8 @@ def _look_up(spec: TableSpec, table: Tensor, batch: Batch, feature: str) -> Tens
     if feature in batch.ids:
         return table[batch.ids[feature]]
     ragged = batch.lists[feature]
+    if spec.pool == "none":
+        return table[ragged.values]
     pooled = [
         table[ids].sum(0) / (max(len(ids), 1) if spec.pool == "mean" else 1)
         for ids in ragged.values.split(ragged.lengths.tolist())

@@ -1,0 +1,96 @@
+"""What a source adds to batches for the methods that ask for it: `batch.Extras`.
+
+Shape letters: B rows, N entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from mdr_dist.batch import Batch, Extras, Ragged
+from mdr_dist.data.interactions import Interactions
+from mdr_dist.data.neighbours import Neighbours, of_none
+from mdr_dist.data.order import Ints, seed_of
+from mdr_dist.data.reader import Reader
+from mdr_dist.data.users import Users
+from mdr_dist.stage import Slice
+
+Adding = Callable[[Batch, int], Batch]  # by a seed, what is drawn
+_NOTHING = np.zeros(0, dtype=np.int64)
+
+
+def adding(
+    reader: Reader, extras: Extras, *, slice_: Slice, domains: tuple[int, ...], ranking: bool = False
+) -> tuple[Adding, ...]:
+    """What is to be done to batches of a slice, in order; all that it needs is opened here.
+
+    `domains` are the job's. `ranking`: the batches are profiles of users and items.
+    """
+    period, own = slice_.period, domains if ranking else slice_.domains or domains
+    steps: list[Adding] = []
+    if extras.active:
+        steps.append(_Active(Users.open(reader, split="train", period=period, domains=domains)))
+    if extras.history:
+        steps.append(_Taken("history", Interactions.together(reader, own, period=period, upto=True)))
+    if extras.catalogue and ranking:
+        steps.append(_no_catalogue)
+    elif extras.catalogue:
+        split = slice_.split
+        taken = Interactions.together(reader, own, split=split, period=period, upto=split == "train")
+        steps.append(_Taken("taken", taken))
+        steps.append(_Catalogue(Interactions.together(reader, own, period=period, upto=True).items, extras.catalogue))
+    if extras.hops:
+        neighbours = Neighbours.open(reader, domains=own, period=period)
+        steps.append(lambda batch, seed: neighbours.around(batch, extras, seed=seed))
+    return tuple(steps)
+
+
+class _Active:
+    """The dense feature `active`."""
+
+    def __init__(self, users: Users) -> None:
+        self._users = users
+
+    def __call__(self, batch: Batch, _: int) -> Batch:
+        active = torch.from_numpy(self._users.active_of(batch.user_key.numpy()))
+        return replace(batch, dense={**batch.dense, "active": active})
+
+
+class _Taken:
+    """A list feature: what each row's user took."""
+
+    def __init__(self, name: str, taken: Interactions) -> None:
+        self._name, self._taken = name, taken
+
+    def __call__(self, batch: Batch, _: int) -> Batch:
+        row, place = self._taken.positives(batch.user_key.numpy())
+        lengths = torch.from_numpy(np.bincount(row, minlength=len(batch)))
+        return _with_list(batch, self._name, Ragged(torch.from_numpy(self._taken.items[place]), lengths))
+
+
+class _Catalogue:
+    """The list feature `catalogue`: all items, or a sample."""
+
+    def __init__(self, items: Ints, most: int) -> None:
+        self._items, self._most = items, most
+
+    def __call__(self, batch: Batch, seed: int) -> Batch:
+        items = self._items
+        if len(items) > self._most:
+            draw = np.random.default_rng(seed_of("catalogue", seed))
+            items = items[np.sort(draw.choice(len(items), self._most, replace=False, shuffle=False))]
+        return _with_list(batch, "catalogue", of_none(np.array(items), len(batch)))
+
+
+def _no_catalogue(batch: Batch, _: int) -> Batch:
+    for name in ("taken", "catalogue"):
+        batch = _with_list(batch, name, of_none(_NOTHING, len(batch)))
+    return batch
+
+
+def _with_list(batch: Batch, name: str, ragged: Ragged) -> Batch:
+    return replace(batch, lists={**batch.lists, name: ragged})
