@@ -14,7 +14,9 @@ from torch import Tensor
 
 from mdr_dist.batch import Batch
 from mdr_dist.errors import UserError
-from mdr_dist.methods.retrieve import NEGATIVE, RetrieveConfig, SharedRetrieveMethod
+from mdr_dist.methods.backbones import Factors
+from mdr_dist.methods.retrieve import NEGATIVE, RetrieveConfig
+from mdr_dist.methods.shared import BackboneMethod
 from mdr_dist.nn import loss
 from mdr_dist.schema import Schema
 from mdr_dist.stage import Losses, Rows, Slice, Stage, Sum, Until
@@ -39,13 +41,13 @@ class PeriodicConfig(RetrieveConfig):
     epochs: int = Field(default=1, ge=1)
 
 
-class PeriodicMethod(SharedRetrieveMethod):
+class PeriodicMethod(BackboneMethod):
     """Matrix factorisation by log loss with one negative a positive row; a subclass says what a period adds."""
 
     Config = PeriodicConfig
 
     def __init__(self, config: PeriodicConfig, schema: Schema) -> None:
-        super().__init__(config, schema)
+        super().__init__(config, schema, Factors(config, schema))
         self.config = config
         self.tested = config.tested or config.first
         last = schema.periods - 1

@@ -195,22 +195,16 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "sampled", "expected"),
-    [
-        ("sml", 0, ["period-0001-0-fit", "period-0001-0-look-ahead", "period-0002-0-look-ahead"]),
-        ("sml", 30, ["period-0001-0-fit", "period-0001-0-look-ahead", "period-0002-0-look-ahead"]),
-        ("fine_tune", 0, ["period-0001", "period-0002", "period-0003"]),
-    ],
+    ("name", "sampled"),
+    [("sml", 0), ("sml", 30), ("fine_tune", 0)],
 )
-def test_a_run_is_measured_by_the_periods_it_met(
-    name: str, sampled: int, expected: list[str], log: str, tmp_path: Path
-) -> None:
+def test_a_run_is_measured_by_the_periods_it_met(name: str, sampled: int, log: str, tmp_path: Path) -> None:
     """Its result is their mean, by how much there was to find in each."""
     settings = {"dim": 8, "first_epochs": 2} | ({"hidden": 8, "rounds": 2} if name == "sml" else {})
     job = small_job(name, log, method=settings, eval={"ks": [5], "sampled": sampled})
     run, metrics = train_here(job, str(tmp_path))
     assert json.loads((Path(run) / "metrics.json").read_text()) == metrics
-    assert metrics["after"] == {} and list(metrics["before"]) == expected
+    assert metrics["after"] == {} and list(metrics["before"]) == ["period 1", "period 2", "period 3"]
     test, parts = metrics["test"], list(metrics["before"].values())
     for domain in DOMAINS:
         weights = [part[domain]["truths" if sampled else "users"] for part in parts]

@@ -132,7 +132,7 @@ def test_a_domain_is_added_to_a_finished_run(dataset: str, tmp_path: Path) -> No
             {
                 "name": "domains",
                 "data": {"path": dataset, "batch": 64},
-                "method": {"name": "cl4rec", "dim": 8, "order": list(order)},
+                "method": {"name": "cl4rec", "dim": 32, "order": list(order)},
                 "tables": {"lr": 0.05},
                 "train": {"threads": 1, "save_minutes": 0, "monitor": "ndcg@5"},
                 "eval": {"ks": [5]},

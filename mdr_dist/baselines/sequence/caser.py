@@ -79,7 +79,7 @@ class Caser(HistoryMethod):
         if self.training and self.config.dropout:  # drawn a row, so that it does not depend on the number of processes
             kept_BF = batch.uniform(found_BF.shape[1]) >= self.config.dropout
             found_BF = found_BF * kept_BF / (1 - self.config.dropout)
-        return torch.cat([torch.relu(self.join(found_BF)), self.own_user(rows, batch)], dim=1)
+        return torch.cat([torch.relu(self.join(found_BF)), rows[f"user.{self.schema.user}"]], dim=1)
 
     def losses(self, rows: Rows, batch: Batch) -> Losses:
         """`log_loss` of positive rows' items and of those drawn, and `l2`, where it has a weight."""
@@ -87,7 +87,7 @@ class Caser(HistoryMethod):
         drawn = [self.own_item(rows, batch, name) for name in self.negatives]
         score_BN = torch.stack([(user_BD * negative_BD).sum(1) for negative_BD in drawn], dim=1)
         loss_B = functional.softplus(-(user_BD * item_BD).sum(1)) + functional.softplus(score_BN).mean(1)
-        vectors = [self.own_user(rows, batch), item_BD, *drawn, self._read(rows, batch)]
+        vectors = [rows[f"user.{self.schema.user}"], item_BD, *drawn, self._read(rows, batch)]
         return {"log_loss": loss.positives(loss_B, batch), **self.l2(vectors, batch)}
 
     def _read(self, rows: Rows, batch: Batch) -> Tensor:

@@ -73,6 +73,10 @@ class HistoryMethod(FullRetrain):
         name = self.config.history
         return last_entries(rows[f"{table}.{name}"], batch.lists[name].lengths, length=self.config.length, zeros=zeros)
 
+    def item_vector(self, rows: Rows, batch: Batch) -> Tensor:
+        """[B, D + 1] the item and its bias."""
+        return self.own_item(rows, batch, self.schema.item)
+
     def own_item(self, rows: Rows, batch: Batch, feature: str) -> Tensor:  # noqa: ARG002 its id tells the domain
         """[B, D + 1] an item's row and its bias."""
         return torch.cat([rows[f"item.{feature}"], rows[f"bias.{feature}"]], dim=1)
