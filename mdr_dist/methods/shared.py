@@ -21,7 +21,7 @@ class BackboneMethod(RetrieveMethod):
         super().__init__(config, schema)
         self.backbone, self.extras = backbone, backbone.extras
 
-    def tables(self) -> tuple[TableSpec, TableSpec]:
+    def tables(self) -> tuple[TableSpec, ...]:
         """One of users and one of items, or the auto-encoder's."""
         return self.backbone.tables()
 
