@@ -21,6 +21,7 @@ from mdr_dist.data.synthetic.drift import DriftDomain, Groups, People, walk
 from mdr_dist.data.synthetic.planted import Stream, generator
 from mdr_dist.errors import UserError
 from mdr_dist.storage import read_json
+from support.command import mdr
 
 SMALL: dict[str, Any] = {"users": 300, "items": 200, "rows": 1800, "periods": 4}
 
@@ -266,3 +267,10 @@ def test_items_that_are_never_met_are_an_error(monkeypatch: pytest.MonkeyPatch) 
     truth, users = truth_of(config)
     with pytest.raises(UserError, match="does not find the 20 items that it should have in period 1"):
         truth.take(np.random.default_rng(0), 1, users=users.at(1), count=np.full(300, 20), taken=np.zeros(0, np.int64))
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = ["--users", "300", "--items", "200", "--rows", "1800", "--periods", "4", "--seed", "2"]
+    assert mdr(monkeypatch, "synth", tmp_path / "told", "--preset", "drift", *sizes) == 0
+    made, _ = make(tmp_path, seed=2)
+    pd.testing.assert_frame_equal(read(str(tmp_path / "told")), read(made))
