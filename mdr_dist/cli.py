@@ -27,12 +27,13 @@ def _about() -> None:
 def synth(  # noqa: PLR0913
     path: Annotated[str, typer.Argument(metavar="OUT", help="The new data set's folder.")],
     preset: Annotated[
-        str, typer.Option(help="Labelled rows: tiny, conflicting, large; interactions: shared-specific, paper.")
+        str, typer.Option(help="Labelled rows: tiny, conflicting, large; interactions: shared-specific, paper, drift.")
     ] = "conflicting",
     users: Annotated[int | None, typer.Option(help="Users.")] = None,
     items: Annotated[int | None, typer.Option(help="Items of a domain.")] = None,
     domains: Annotated[int | None, typer.Option(help="Domains.")] = None,
     rows: Annotated[int | None, typer.Option(help="Training rows over all domains.")] = None,
+    periods: Annotated[int | None, typer.Option(help="Periods of a preset that drifts.")] = None,
     scale: Annotated[float | None, typer.Option(help="Share of a preset's interactions.")] = None,
     features: Annotated[int | None, typer.Option(help="Id features beside the domain.")] = None,
     conflict: Annotated[float | None, typer.Option(help="How far tastes oppose between domains, 0 to 1.")] = None,
@@ -43,7 +44,7 @@ def synth(  # noqa: PLR0913
     from mdr_dist.data.synthetic import configure, synthesize
 
     named = {"users": users, "items": items, "domains": domains, "rows": rows, "scale": scale}
-    named |= {"features": features, "conflict": conflict, "seed": seed}
+    named |= {"periods": periods, "features": features, "conflict": conflict, "seed": seed}
     flags = tuple(f"{key}={value}" for key, value in named.items() if value is not None)
     synthesize(path, configure(preset, flags + tuple(settings or ())))
     _show_rows(path)

@@ -1,7 +1,7 @@
 """Data sets with a planted truth, so that a test knows the right answer and a benchmark reaches millions of users."""
 
-from mdr_dist.data.synthetic.config import ImplicitConfig, SyntheticConfig
+from mdr_dist.data.synthetic.config import DriftConfig, ImplicitConfig, SyntheticConfig
 from mdr_dist.data.synthetic.make import synthesize
 from mdr_dist.data.synthetic.presets import configure
 
-__all__ = ["ImplicitConfig", "SyntheticConfig", "configure", "synthesize"]
+__all__ = ["DriftConfig", "ImplicitConfig", "SyntheticConfig", "configure", "synthesize"]

@@ -202,3 +202,60 @@ class ImplicitConfig(BaseModel):
             interactions=(101_981_793, 18_156_535, 102_832_656, 74_911_020, 11_412_988),
             groups=1000,
         )
+
+
+class DriftConfig(BaseModel):
+    """Size and planted structure of interactions that drift from period to period; `drift.py` gives the formula.
+
+    Size
+      users           entities; `items` counts one domain's. Domains have items of their own, in one id space
+      domains         that offer these; a user is the same in all
+      rows            over all domains and periods, each period alike; all are training rows
+      periods         of a week each
+    Who comes when
+      late            share of the users, and of the items, that first come in a later period, each period alike
+      active          chance of a user who has come to be active in a period
+      user_spread     standard deviation of the logarithm of how much an active user takes
+    What they take
+      item_zipf       the r-th most popular item is met ∝ r^-item_zipf
+      trend           standard deviation of what drifts in the logarithm of popularity
+      drift           share of the variance of taste that drifts
+      memory          of what drifts, the correlation of one period with the next
+      signal, bar     how sharply users tell items apart, and at what taste they take half of those they meet
+      whim            chance of an item that is met to be taken whatever the taste
+      groups          user groups, and item categories; `grouped` is the share of taste a group explains
+      stable_dim, drift_dim   factors that stay, and factors that drift
+    `name` is the data set's; `seed` fixes everything drawn.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "drift"
+    users: int = Field(default=3000, ge=1, le=2**31 - 2)
+    items: int = Field(default=2000, ge=20, le=2**31 - 2)
+    domains: int = Field(default=1, ge=1, le=1000)
+    rows: int = Field(default=120_000, ge=1)
+    periods: int = Field(default=10, ge=2, le=1000)
+    late: float = Field(default=0.3, ge=0, le=0.9)
+    active: float = Field(default=0.5, gt=0, le=1)
+    user_spread: float = Field(default=0.7, ge=0, le=2)
+    item_zipf: float = Field(default=0.6, ge=0, le=2)
+    trend: float = Field(default=1.0, ge=0, le=4)
+    drift: float = Field(default=0.3, ge=0, le=1)
+    memory: float = Field(default=0.9, ge=0, lt=1)
+    signal: float = Field(default=6.0, gt=0, le=20)
+    bar: float = Field(default=1.5, ge=0, le=3)
+    whim: float = Field(default=0.01, gt=0, le=1)
+    groups: int = Field(default=16, ge=1, le=65_535)
+    grouped: float = Field(default=0.6, ge=0, le=1)
+    stable_dim: int = Field(default=6, ge=1, le=256)
+    drift_dim: int = Field(default=4, ge=1, le=256)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DriftConfig:
+        if self.domains * self.items >= 2**31 - 1:
+            raise ValueError(f"items: {self.items} in each of {self.domains} domains need more ids than int32 has")
+        if self.rows < self.domains * self.periods:
+            raise ValueError(f"rows: {self.rows} cannot fill {self.periods} periods of {self.domains} domains")
+        return self

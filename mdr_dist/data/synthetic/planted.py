@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mdr_dist.data.synthetic.config import ImplicitConfig, SyntheticConfig
+from mdr_dist.data.synthetic.config import DriftConfig, ImplicitConfig, SyntheticConfig
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-Config = SyntheticConfig | ImplicitConfig
+Grouped = SyntheticConfig | ImplicitConfig
+Config = Grouped | DriftConfig
 PROBE = 1 << 16  # pairs drawn to solve for the base rate
 
 
@@ -64,13 +65,13 @@ class Population:
     factors: Floats
 
     @staticmethod
-    def draw(config: Config, rng: np.random.Generator, *, count: int, width: int) -> Population:
+    def draw(config: Grouped, rng: np.random.Generator, *, count: int, width: int) -> Population:
         """Groups of near-equal size, factors around their group's centre."""
         group = rng.permutation(np.arange(count) % config.groups)
         return Population(group, grouped_factors(config, rng, group=group, width=width))
 
 
-def grouped_factors(config: Config, rng: np.random.Generator, *, group: Ints, width: int) -> Floats:
+def grouped_factors(config: Grouped, rng: np.random.Generator, *, group: Ints, width: int) -> Floats:
     """[n, width] standard normal factors, of which the group's centre explains the share `grouped`."""
     centre = rng.standard_normal((config.groups, width), dtype=np.float32)
     own = rng.standard_normal((len(group), width), dtype=np.float32)
@@ -79,7 +80,7 @@ def grouped_factors(config: Config, rng: np.random.Generator, *, group: Ints, wi
     return own
 
 
-def homes(config: Config, rows: Ints) -> Ints:
+def homes(config: Grouped, rows: Ints) -> Ints:
     """[U] the only domain of a user, -1 for one who is active in all; every domain, of `rows` [K], has a user."""
     roaming = min(round(config.users * config.overlap), config.users)
     single = config.users - roaming

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mdr_dist.config import parsed, validated
-from mdr_dist.data.synthetic.config import ImplicitConfig, SyntheticConfig
+from mdr_dist.data.synthetic.config import DriftConfig, ImplicitConfig, SyntheticConfig
 from mdr_dist.data.synthetic.planted import Config
 from mdr_dist.errors import UserError
 
@@ -13,6 +13,7 @@ PRESETS = {
     "large": SyntheticConfig.large,
     "shared-specific": ImplicitConfig.shared_specific,
     "paper": ImplicitConfig.paper,
+    "drift": DriftConfig,
 }
 
 

@@ -1,4 +1,4 @@
-"""A synthetic data set on its way to disk, and what is counted meanwhile: the same for either kind."""
+"""A synthetic data set on its way to disk, and what is counted meanwhile: the same for any kind."""
 
 from __future__ import annotations
 
@@ -27,22 +27,25 @@ class Writing:
         features: tuple[Feature, ...],
         labels: tuple[str, ...],
         truth: str = "",
+        periods: int = 0,
     ) -> None:
         self._new, self._config, self.domains = new, config, domains
-        self._schema = Schema(name=config.name, domains=self.domains, features=features, labels=labels, truth=truth)
-        self._arrow = arrow_schema(self._schema)
+        self._schema = Schema(
+            name=config.name, domains=self.domains, features=features, labels=labels, truth=truth, periods=periods
+        )
+        self._arrow = arrow_schema(self._schema, time=periods > 0)
         self._counts = {f.name: np.zeros(f.rows, np.int64) for f in features if f.name != DOMAIN}
         self._seen = np.zeros((len(self.domains), config.users), bool)
         self._entries: dict[str, dict[str, Any]] = {}
         self.shards: list[Shard] = []
 
     def add(self, domain: int) -> None:
-        """Write all splits of a domain."""
+        """Write all rows of a domain."""
         raise NotImplementedError
 
-    def writer(self, domain: int, split: str) -> ShardWriter:
-        """What writes a split of a domain."""
-        return ShardWriter(self._new.root, self._arrow, domain=self.domains[domain], split=split)
+    def writer(self, domain: int, split: str, *, period: int = -1) -> ShardWriter:
+        """What writes a split of a domain, or one period of it."""
+        return ShardWriter(self._new.root, self._arrow, domain=self.domains[domain], split=split, period=period)
 
     def count(self, columns: dict[str, NDArray[np.int32]], *, domain: int) -> None:
         """Count the ids of training rows."""
@@ -59,7 +62,8 @@ class Writing:
             for feature in self._schema.features
             if feature.name != DOMAIN
         }
-        rows = {split: {name: entry["rows"][split] for name, entry in self._entries.items()} for split in SPLITS}
+        splits = [split for split in SPLITS if split in next(iter(self._entries.values()))["rows"]]
+        rows = {split: {name: entry["rows"][split] for name, entry in self._entries.items()} for split in splits}
         return self._schema.model_copy(update={"rows": rows, "digests": digests})
 
     def report(self) -> dict[str, Any]:

@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from mdr_dist.data.layout import read_schema
+from support.command import mdr
 
 DAY = 86_400
 STARTS = ["1970-01-21", "1970-02-10", "1970-03-02"]
@@ -231,3 +233,12 @@ def test_only_what_a_recipe_made_can_grow(bench, frame, tmp_path):
     bench.run()
     Path(bench.out, "users.parquet").unlink()
     assert "users.parquet: no such file; prepare the data set again" in bench.fails(grow=bench.out)
+
+
+def test_the_command(bench, monkeypatch):
+    old = made(bench)
+    recipe_path = bench.folder / "jobs" / "tiny" / "prepare.yaml"
+    recipe_path.write_text(yaml.safe_dump(bench.recipe, sort_keys=False))
+    out = bench.folder / "out1"
+    assert mdr(monkeypatch, "prepare", recipe_path, out, "--raw", bench.raw, "--grow", old) == 0
+    assert read_schema(str(out)).grown_from == (read_schema(old).fingerprint,)
