@@ -12,6 +12,8 @@ from scipy import stats
 
 from mdr_dist.config import DataConfig
 from mdr_dist.data.layout import Shard
+from mdr_dist.data.negatives import uniforms
+from mdr_dist.data.order import seed_of
 from mdr_dist.data.reader import Group, Reader
 from mdr_dist.data.reservoir import Reservoir, _chosen
 from mdr_dist.data.source import Source
@@ -61,22 +63,38 @@ def test_so_many_distinct_rows_or_all(tiny: Make, size: int) -> None:
         assert {data.row(int(s))["domain"] for s in rows.ids[:, names.index("serial")]} == {domain}
 
 
+SPREAD = (5, 16, 1, 18)  # rows of four row groups, two a shard
+
+
+def drawn(number: int, size: int) -> tuple[set[int], tuple[Group, ...]]:
+    """Which of 40 rows are the sample of a data set of this number."""
+    shards = [Shard(f"{number}/{at}", "d", "train", 0, 0, (), 0) for at in (0, 1)]
+    groups = tuple(Group(at, shards[at // 2], at % 2, rows, 0) for at, rows in enumerate(SPREAD))
+    place, row = _chosen(groups, size)
+    assert len(place) == size
+    return set((np.array([0, 5, 21, 22])[place] + row).tolist()), groups
+
+
 def test_every_row_is_as_likely_as_any_other() -> None:
-    """Of 40 rows in row groups of several sizes 13 are drawn, over many data sets of other paths."""
-    counts, draws, size = np.zeros(40), 3000, 13
-    starts = np.array([0, 5, 21, 22])
+    """Over many data sets, of other paths; and every two rows are as likely together."""
+    chosen, draws, size = np.zeros((3000, 40)), 3000, 13
     for number in range(draws):
-        shards = [Shard(f"{number}/{at}", "d", "train", 0, 0, (), 0) for at in (0, 1)]
-        groups = tuple(
-            Group(at, shards[at // 2], at % 2, rows, 0) for at, rows in enumerate((5, 16, 1, 18))
-        )  # two row groups a shard
-        place, row = _chosen(groups, size)
-        assert len(place) == size
-        counts[starts[place] + row] += 1
+        chosen[number, list(drawn(number, size)[0])] = 1
+    together = chosen.T @ chosen
     share = size / 40
     # without replacement counts vary by 1 - share, and sum to the same
-    statistic = ((counts - draws * share) ** 2 / (draws * share * (1 - share))).sum() * 39 / 40
+    statistic = ((np.diag(together) - draws * share) ** 2 / (draws * share * (1 - share))).sum() * 39 / 40
     assert 1e-4 < stats.chi2(39).sf(statistic) < 1 - 1e-4
+    share = size * 12 / (40 * 39)
+    pairs = together[np.triu_indices(40, 1)]
+    assert abs((pairs - draws * share) / np.sqrt(draws * share * (1 - share))).max() < 5
+
+
+def test_the_sample_are_the_rows_of_the_smallest_numbers() -> None:
+    for number, size in ((0, 13), (1, 39), (2, 40), (3, 1)):
+        found, groups = drawn(number, size)
+        numbers = [uniforms(np.arange(g.rows), 1, seed_of("reservoir", g.shard.path, g.index))[0] for g in groups]
+        assert found == set(np.argsort(np.concatenate(numbers))[:size].tolist())
 
 
 def test_rows_leave_the_sample_but_do_not_come_back(tiny: Make) -> None:
@@ -95,11 +113,11 @@ def test_a_stage_reads_its_period_and_the_sample_once_each(tiny: Make) -> None:
     reader = source(data)
     batches = list(reader.batches(slice_, stage="s", epoch=0))
     found = Counter(int(s) for b in batches for s, w in zip(b.ids["serial"], b.weight, strict=True) if w)
-    own, drawn = written(data, 2), set(found) - written(data, 2)
+    own, earlier = written(data, 2), set(found) - written(data, 2)
     assert set(found.values()) == {1} and own <= set(found)
-    assert len(drawn) == 25 and drawn <= written(data, 0, 1)
+    assert len(earlier) == 25 and earlier <= written(data, 0, 1)
     assert reader.rows(slice_) == len(own) + 25 and reader.steps(slice_) == len(batches)
-    assert {data.row(s)["domain"] for s in drawn} == {0, 1}
+    assert {data.row(s)["domain"] for s in earlier} == {0, 1}
     assert sorted(serials(data, slice_)) == sorted(found)  # another reader of the same arrays
     two = [serials(data, slice_, rank=rank, world=2) for rank in (0, 1)]
     assert sorted(two[0] + two[1]) == sorted(found) and all(two)
