@@ -95,7 +95,7 @@ def make_tables(method: Method, *, seed: int = 0) -> dict[str, Tensor]:
 
 
 def look_up(method: Method, tables: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-    """ "table.feature" → [B, D]."""
+    """ "table.feature" → [B, D], or [T, D] for a list of a table that does not pool."""
     return {
         f"{spec.name}.{feature}": _look_up(spec, tables[spec.name], batch, feature)
         for spec in method.tables()
@@ -121,14 +121,16 @@ def build(settings: dict[str, Any], *, schema: Schema = SCHEMA, seed: int = 0) -
     return catalog.build(settings, schema, seed=seed).double()
 
 
-def gradients(settings: dict[str, Any], shares: list[Batch], stage_name: str = "") -> dict[str, Tensor]:
+def gradients(
+    settings: dict[str, Any], shares: list[Batch], stage_name: str = "", schema: Schema = SCHEMA
+) -> dict[str, Tensor]:
     """Losses and gradients of dense parameters and whole tables, averaged over the processes of the group.
 
     Of the stage of that name, or the first one. Process r takes share r. What one process makes of the whole batch is
     what all of them must make together.
     """
     batch = shares[dist.get_rank() if world_size() > 1 else 0]
-    method = build(settings)
+    method = build(settings, schema=schema)
     tables = make_tables(method)
     stage = next(stage for stage in method.stages() if stage_name in ("", stage.name))
     losses = stage.loss(look_up(method, tables, batch), batch)
@@ -143,9 +145,11 @@ def gradients(settings: dict[str, Any], shares: list[Batch], stage_name: str = "
     return out
 
 
-def gradients_of_each(settings: list[dict[str, Any]], shares: list[Batch]) -> list[dict[str, Tensor]]:
+def gradients_of_each(
+    settings: list[dict[str, Any]], shares: list[Batch], schema: Schema = SCHEMA
+) -> list[dict[str, Tensor]]:
     """`gradients` of several settings, for one start of the processes."""
-    return [gradients(each, shares) for each in settings]
+    return [gradients(each, shares, schema=schema) for each in settings]
 
 
 def arrays(method: Method) -> dict[str, np.ndarray]:
