@@ -47,6 +47,9 @@ PLACED = (
     ("table_wise", "adam"),
 )
 STEPS = 50
+# by how much workers may differ, 1e-5 where nothing else is said. Of the graph's millions of leaky ReLUs some lie so
+# near their kink that rounding decides the slope; other neighbours would make a difference of 0.1
+ROUNDING = {"cl4rec-graph": 1e-3}
 SEVERAL_LANES = {"cat_art", "smf"}  # what freezes in them is tested lane by lane
 SEVERAL_STAGES = sorted(PERIODIC | {"cl4rec"})  # in one lane
 LIKE = {"sml"}  # tables like others, whose rows are mapped: not cut by columns
@@ -217,9 +220,9 @@ def test_sharded_equals_unsharded(
     for ours, theirs in zip(one["losses"], two["losses"], strict=True):
         assert ours.keys() == theirs.keys()
         # a covariance summed over 4096 rows is in the hundreds: 1e-5 of its size
-        assert theirs == pytest.approx(ours, rel=1e-5, abs=1e-5)
+        assert theirs == pytest.approx(ours, rel=ROUNDING.get(method, 1e-5), abs=ROUNDING.get(method, 1e-5))
     gaps = {name: largest_gap({name: value}, {name: two["state"][name]}) for name, value in one["state"].items()}
-    assert max(gaps.values()) < 1e-5, max(gaps, key=gaps.__getitem__)
+    assert max(gaps.values()) < ROUNDING.get(method, 1e-5), max(gaps, key=gaps.__getitem__)
     for ours, theirs in zip(one["test"], two["test"], strict=True):
         assert_close(ours, theirs, 1e-3, ties=1e-2)
 
@@ -232,7 +235,7 @@ def test_two_one_two_workers(method: str, finished: dict[str, tuple[Job, str]], 
     with group_of_one():
         train(job, runs, stop_at=_totals(run, lane)[len(losses(run, lane)) // 2 + 2], lane=lane)
     ended = in_group(2, train, job, runs)[0]
-    assert largest_gap(weights(ended, job), weights(run, job)) < 1e-5
+    assert largest_gap(weights(ended, job), weights(run, job)) < ROUNDING.get(method, 1e-5)
 
 
 def _totals(run: str, lane: str) -> list[int]:

@@ -51,7 +51,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "name": "cl4rec",
         "backbone": "graph",
         "dim": 8,
-        "init_std": 0.3,  # outputs of length 1 magnify the rounding of small ones
+        "init_std": 0.2,  # outputs of length 1 magnify the rounding of small ones
         "layers": [8, 4],
         "neighbours": 4,
         "patience": 0,  # BPR is a batch's mean, so where labels differ the best state depends on what batches hold
