@@ -159,7 +159,7 @@ def test_items_of_domains_that_share_no_ids_cannot_be_candidates_together(folder
     log=st.lists(
         st.builds(
             Row, st.sampled_from(["train", "val", "test"]), st.sampled_from(DOMAINS), st.integers(1, 5),
-            st.integers(0, 7), st.sampled_from([0.0, 1.0, 1.0]),
+            st.integers(0, 7), st.sampled_from([0.0, 1.0, 1.0]), st.just(-1),
         ),
         min_size=5, max_size=60,
     ),
