@@ -29,7 +29,6 @@ from torch import Tensor, nn
 from mdr_dist.batch import Batch
 from mdr_dist.methods.periodic import PeriodicConfig, PeriodicMethod, name_of
 from mdr_dist.nn import loss
-from mdr_dist.nn.mlp import linear
 from mdr_dist.schema import Schema
 from mdr_dist.stage import DenseOptimizer, Losses, Rows, Slice, Stage, TableOp, TableOperations, TableSpec
 
@@ -65,9 +64,10 @@ class TransferNet(nn.Module):
 
     def __init__(self, dim: int, *, filters: tuple[int, int], hidden: int) -> None:
         super().__init__()
-        # a filter over the three vectors of a column, and one over the channels: linear maps shared by all D columns
-        self.first, self.second = linear(3, filters[0]), linear(filters[0], filters[1])
-        self.hidden, self.out = linear(filters[1] * dim, hidden), linear(hidden, dim)
+        # a filter over the three vectors of a column, and one over the channels: linear maps shared by all D columns.
+        # They start as torch has it, as in the code: with biases of 0 zero vectors would be made of zero vectors
+        self.first, self.second = nn.Linear(3, filters[0]), nn.Linear(filters[0], filters[1])
+        self.hidden, self.out = nn.Linear(filters[1] * dim, hidden), nn.Linear(hidden, dim)
 
     def forward(self, last_ND: Tensor, hat_ND: Tensor) -> Tensor:
         """[N, D]"""

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import study as tool
+import study as runner
+import study_report as tool
 from pydantic import ValidationError
 
 from tests.support.ranked import write_ranked
@@ -67,7 +68,7 @@ def test_the_way_to_the_best_possible(runs: Path) -> None:
 
 
 def test_a_single_column_trains_every_domain_by_itself() -> None:
-    made = dict(tool.commands(_study(), Path("jobs/x"), part=""))
+    made = dict(runner.commands(_study(), Path("jobs/x"), part=""))
     assert len(made) == 2 * 2 + 2
     one = made["one-each-alone-b-seed5"]
     assert one[:2] == ["train", "jobs/x/one.yaml"]
@@ -79,7 +80,7 @@ def test_a_single_column_trains_every_domain_by_itself() -> None:
 
 def test_sets_have_runs_and_data_of_their_own() -> None:
     study = _study(make="synth data/{set}", data="data/{set}", sets=["x", "y"])
-    made = dict(tool.commands(study, Path("jobs/x"), part="y"))
+    made = dict(runner.commands(study, Path("jobs/x"), part="y"))
     assert 'data.path="data/y"' in made["y-two-seed3"] and len(made) == 6
 
 
