@@ -55,6 +55,11 @@ NONE = "train.eval_epochs: 0 means no evaluation while stage "
         ({}, ["data.domains=[films]"], "{log}: domain films alone has nothing to transfer from; set data.domains to"),
         ({"films": 1}, [], "domain films has one item alone in the train split of data set {log}; negatives need two"),
         ({"films": 4}, ["eval.ks=[2,5]"], "eval.ks: 5 exceeds the catalogue of domain films, 4 items in the train "),
+        (
+            {},
+            ["eval.sampled=3", "eval.ks=[2,4]"],
+            "eval.ks: a list of 4 holds all 3 candidates that eval.sampled draws",
+        ),
         ({}, ["train.eval_epochs=0"], f"{NONE}'smf-books' trains, which is to end after 3 of them"),
         ({}, ["train.eval_epochs=0", "method.patience=0"], "after 2 of them without a gain (method cat_art, its pati"),
     ],

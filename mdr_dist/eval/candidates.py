@@ -38,6 +38,11 @@ class Asked:
 
 def check_catalogue(source: Source, slice_: Slice, *, domain: int, config: EvalConfig) -> None:
     """Raise what `Candidates` would for a k beyond the catalogue, at less cost."""
+    if config.sampled and max(config.ks) > config.sampled:
+        raise UserError(
+            f"eval.ks: a list of {max(config.ks)} holds all {config.sampled} candidates that eval.sampled draws; "
+            f"ask for at most {config.sampled}"
+        )
     domains = _offering(source, domain=domain, config=config)
     items = count_items(source.reader, domains, period=slice_.period, enough=max(config.ks))
     _refuse_long(source, domain, items=items, config=config)

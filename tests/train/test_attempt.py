@@ -23,8 +23,8 @@ from support.jobs import same_bits, weights
 USERS, ITEMS, ROWS = 12, 20, 96  # rows a period
 
 
-def write(path: Path, periods: int, *, more: int = 0, grown_from: tuple[str, ...] = ()) -> str:
-    """A data set of so many periods; the last has `more` users and items than those before."""
+def write(path: Path, periods: int, *, more: int = 0, grown_from: tuple[str, ...] = (), without: int = -1) -> str:
+    """A data set of so many periods, one `without` rows; the last has `more` users and items than those before."""
     schema = Schema(
         name="log",
         domains=("all",),
@@ -39,7 +39,7 @@ def write(path: Path, periods: int, *, more: int = 0, grown_from: tuple[str, ...
     )
     with layout.NewDataset(str(path)) as new:
         shards: list[layout.Shard] = []
-        for period in range(periods):
+        for period in set(range(periods)) - {without}:
             writer = layout.ShardWriter(
                 new.root, layout.arrow_schema(schema), domain="all", split="train", period=period
             )
@@ -114,6 +114,19 @@ def test_ids_that_came_with_a_period_start_as_they_would_have(tmp_path: Path) ->
         ((_, start),) = start_rows(spec, 0, row_start=spec.rows - 1, row_end=spec.rows)
         assert torch.equal(after[name][-1:], start)  # one of those that came, which nothing names either
         assert not torch.equal(after[name][1 : len(before[name])], before[name][1:])
+
+
+def test_a_period_without_rows_and_a_test_before_anything_is_learnt_are_told_before_anything_starts(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "gap", 4, without=2)
+    with pytest.raises(UserError, match=r"all has no rows in split train of data set .*gap, period 2"):
+        train_here(job(tmp_path / "gap"), str(tmp_path / "runs"))
+    write(tmp_path / "three", 3)
+    for method in ({"tested": 1, "first": 2}, {"first": 3}):
+        with pytest.raises(UserError, match=r"something must be learnt before it"):
+            train_here(job(tmp_path / "three", method=method), str(tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_job_may_not_take_away_what_was_learnt(tmp_path: Path) -> None:
