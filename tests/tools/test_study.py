@@ -119,3 +119,25 @@ def test_a_schedule_is_told_moment_by_moment_with_the_seconds_of_a_period(tmp_pa
     assert of_a[4] == "| period 1 | 0.2000 ± 0.1414 |"
     # two periods: 3 s, and 0.1 or 0.3 s; the start is none
     assert tool.seconds(study, tmp_path, part="")[-2] == "| 1.60 ± 0.07 | 1.60 ± 0.07 |"
+
+
+def test_a_second_measure_the_random_level_and_published_figures_stand_beside(tmp_path: Path) -> None:
+    for title, high in {"one": 0.4, "two": 0.6}.items():
+        for name, add in {"metrics.json": 0.0, tool.ALSO: 0.2}.items():
+            found = {d: {"recall@50": high + add, "random/recall@50": 0.1 + add} for d in ("a", "b", "macro")}
+            (tmp_path / f"{title}-seed3").mkdir(exist_ok=True)
+            (tmp_path / f"{title}-seed3" / name).write_text(json.dumps({"test": found}))
+    columns = {"One": {"job": "one.yaml"}, "Two": {"job": "two.yaml"}}
+    said = {"": {"Two": [0.5, 0.75]}, "other": {"Two": [1.0, 1.0]}}
+    also = {"eval.candidates": "domain"}
+    study = _study(columns=columns, seeds=[3], metrics=["recall@50"], also=also, published=said)
+    lines = tool.report(study, tmp_path, part="")
+    assert "| a | 0.4000 ± 0.0000 | 0.6000 ± 0.0000 |" in lines
+    assert "A random order: a 0.1000, b 0.1000, macro 0.1000." in lines
+    published = lines.index("Published:")
+    assert lines[published + 2 : published + 7] == [
+        "| domain | Two |", "|---|---:|", "| a | 0.5000 |", "| b | 0.7500 |", "| macro | 0.6250 |",
+    ]  # fmt: skip
+    second = lines.index("### recall@50, with eval.candidates: domain")
+    assert "| b | 0.6000 ± 0.0000 | 0.8000 ± 0.0000 |" in lines[second:]
+    assert "A random order: a 0.3000, b 0.3000, macro 0.3000." in lines[second:]
