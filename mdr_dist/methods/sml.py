@@ -41,6 +41,8 @@ class SMLConfig(PeriodicConfig):
     epochs           passes over a period in a round, fitting W^. Code: 1 on Yelp, 2 on Adressa
     transfer_epochs  passes over the next period in a round, training f. Code: as `epochs`
     rounds           times that the two take turns in a period. Code: 10 on Yelp, 7 on Adressa
+    warm_epochs      passes over period `first` that train f on the start, W(t-1) and W^ being the same, before f makes
+                     anything: it starts at random, and makes noise of what was learnt. Code: 0
     restart          where W^ goes on in the next round: from what f made of it (`transferred`, the public code) or from
                      where it stands (`hat`, Algorithm 1)
     filters          channels of the two convolutions. Paper
@@ -52,6 +54,7 @@ class SMLConfig(PeriodicConfig):
     epochs: int = Field(default=1, ge=1)
     transfer_epochs: int = Field(default=1, ge=1)
     rounds: int = Field(default=10, ge=1)
+    warm_epochs: int = Field(default=0, ge=0)
     restart: Literal["transferred", "hat"] = "transferred"
     filters: tuple[int, int] = (10, 5)
     hidden: int = Field(default=512, ge=1)
@@ -109,6 +112,21 @@ class SML(PeriodicMethod):
             losses["l2"] = loss.l2([hat_BD for _, hat_BD in copies], batch)
         return losses
 
+    def stages(self) -> tuple[Stage, ...]:
+        """The start, f warmed by equation 7 before there is a W^, and then period by period."""
+        start, *rest = super().stages()
+        if self.config.warm_epochs:
+            data = self._ahead(self.config.first)
+            warm = self._transfer_stage("start-look-ahead", data, epochs=self.config.warm_epochs)
+            rest.insert(0, replace(warm, before=COPY))
+        # later periods are met in the look-ahead of the one before
+        return (start, replace(rest[0], pretest=self.met(self.config.first)), *rest[1:])
+
+    @staticmethod
+    def _ahead(period: int) -> Slice:
+        """What f is trained on so that it makes what fits that period."""
+        return Slice(period=period, negatives=1, pool="period")
+
     def learn(self, period: int) -> tuple[Stage, ...]:
         """The rounds of a period; of the last, after which nothing can be looked ahead to yet, the first fit."""
         return tuple(self._rounds(period))
@@ -122,10 +140,8 @@ class SML(PeriodicMethod):
 
     def _fit(self, period: int, number: int) -> Stage:
         """Equation 6."""
-        begin: tuple[TableOp, ...] = (
-            *(copy(table, f"{table}_{which}") for table in TABLES for which in COPIES if not number),
-            *(copy(table, f"{table}_hat") for table in TABLES if number and self.config.restart == "transferred"),
-        )
+        again = tuple(copy(table, f"{table}_hat") for table in TABLES)
+        begin = COPY if not number else again if self.config.restart == "transferred" else ()
         data, fitted = Slice(period=period, negatives=1), tuple(f"{table}_hat" for table in TABLES)
         stage = self.stage(f"{name_of(period)}-{number}-fit", data, epochs=self.config.epochs)
         return replace(
@@ -133,25 +149,29 @@ class SML(PeriodicMethod):
             loss=self.transferred_losses,
             train=fitted,
             read=READ,
-            # later periods are met in the look-ahead of the one before
-            pretest=self.met(period) if period == self.config.first and not number else None,
             before=begin,
             after=self._serve(),
         )
 
     def _look_ahead(self, period: int, number: int) -> Stage:
         """Equation 7."""
-        data = Slice(period=period + 1, negatives=1, pool="period")
-        stage = self.stage(f"{name_of(period)}-{number}-look-ahead", data, epochs=self.config.transfer_epochs)
+        data = self._ahead(period + 1)
+        name = f"{name_of(period)}-{number}-look-ahead"
+        return replace(
+            self._transfer_stage(name, data, epochs=self.config.transfer_epochs),
+            pretest=None if number else self.met(period + 1),
+            after=self._serve() if number == self.config.rounds - 1 else (),
+        )
+
+    def _transfer_stage(self, name: str, data: Slice, *, epochs: int) -> Stage:
+        """A stretch that trains f."""
         optimizer = DenseOptimizer("adam", self.config.transfer_lr, self.config.decay)
         return replace(
-            stage,
+            self.stage(name, data, epochs=epochs),
             loss=self.transferred_losses,
             train=("transfer.*",),
             read=READ,
             optimizers={"transfer.*": optimizer},
-            pretest=None if number else self.met(period + 1),
-            after=self._serve() if number == self.config.rounds - 1 else (),
         )
 
     def _serve(self) -> tuple[TableOp, ...]:
@@ -173,3 +193,6 @@ def copy(source: str, into: str) -> TableOp:
         tables.map_rows(into, lambda rows: rows, source)
 
     return operation
+
+
+COPY = tuple(copy(table, f"{table}_{which}") for table in TABLES for which in COPIES)

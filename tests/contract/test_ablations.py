@@ -32,7 +32,7 @@ ABLATIONS: list[tuple[str, dict[str, Any]]] = [
     ("cl4rec", {"masking": "inference"}),
     ("cl4rec", {"masking": "off"}),
     ("cl4rec", {"specialize": False}),
-    ("sml", {"restart": "hat"}),
+    ("sml", {"restart": "hat", "warm_epochs": 2}),
     ("gru4rec", {"loss": "bpr_max"}),
     ("gru4rec", {"shared": False, "negatives": 2, "l2": 1e-3}),
     ("caser", {"dropout": 0.0, "l2": 0.0}),

@@ -185,6 +185,17 @@ def test_the_schedule(tested: int) -> None:
     assert all(stage.until.patience == 0 and stage.lane == "main" for stage in stages)
 
 
+def test_the_networks_may_be_warmed_on_the_start() -> None:
+    plain, warm = (prepared(first=2, warm_epochs=epochs)[0].stages() for epochs in (0, 7))
+    assert [stage.name for stage in warm[2:]] == [stage.name for stage in plain[1:]]
+    added = warm[1]
+    assert (added.name, added.data, added.until.epochs, added.pretest, added.train) == (
+        "start-look-ahead", Slice(period=2, negatives=1, pool="period"), 7, Slice(period=2), ("transfer.*",),
+    )  # fmt: skip
+    assert plain[1].pretest == Slice(period=2) and warm[2].pretest is None  # met once
+    assert len(added.before) == 4  # both copies of both tables are the start
+
+
 class Mix(nn.Module):
     """last + factor * hat"""
 
