@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Literal
 
 import torch
@@ -45,6 +44,7 @@ class SMLConfig(PeriodicConfig):
                      anything: it starts at random, and makes noise of what was learnt. Code: 0
     restart          where W^ goes on in the next round: from what f made of it (`transferred`, the public code) or from
                      where it stands (`hat`, Algorithm 1)
+    residual         whether f adds to W^, at first nothing, so that SML begins as fine-tuning. Choice; paper: false
     filters          channels of the two convolutions. Paper
     hidden           width of f's hidden layer. Code
     transfer_lr      learning rate of f, by Adam. Code
@@ -56,6 +56,7 @@ class SMLConfig(PeriodicConfig):
     rounds: int = Field(default=10, ge=1)
     warm_epochs: int = Field(default=0, ge=0)
     restart: Literal["transferred", "hat"] = "transferred"
+    residual: bool = False
     filters: tuple[int, int] = (10, 5)
     hidden: int = Field(default=512, ge=1)
     transfer_lr: float = Field(default=1e-3, gt=0)
@@ -65,12 +66,15 @@ class SMLConfig(PeriodicConfig):
 class TransferNet(nn.Module):
     """f: [N, D] and [N, D] → [N, D], every row by itself."""
 
-    def __init__(self, dim: int, *, filters: tuple[int, int], hidden: int) -> None:
+    def __init__(self, dim: int, config: SMLConfig) -> None:
         super().__init__()
+        filters, hidden, self.residual = config.filters, config.hidden, config.residual
         # a filter over the three vectors of a column, and one over the channels: linear maps shared by all D columns.
         # They start as torch has it, as in the code: with biases of 0 zero vectors would be made of zero vectors
         self.first, self.second = nn.Linear(3, filters[0]), nn.Linear(filters[0], filters[1])
         self.hidden, self.out = nn.Linear(filters[1] * dim, hidden), nn.Linear(hidden, dim)
+        for parameter in self.out.parameters() if self.residual else ():
+            nn.init.zeros_(parameter)
 
     def forward(self, last_ND: Tensor, hat_ND: Tensor) -> Tensor:
         """[N, D]"""
@@ -78,7 +82,8 @@ class TransferNet(nn.Module):
             both_ND = last_ND * hat_ND / last_ND.norm(dim=1, keepdim=True).clamp(min=1e-8)
         x_NDC = torch.stack([last_ND, hat_ND, both_ND], dim=2)
         x_NDC = gelu(self.second(gelu(self.first(x_NDC))))
-        return self.out(gelu(self.hidden(x_NDC.transpose(1, 2).flatten(1))))
+        made_ND = self.out(gelu(self.hidden(x_NDC.transpose(1, 2).flatten(1))))
+        return made_ND + hat_ND if self.residual else made_ND
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -94,8 +99,7 @@ class SML(PeriodicMethod):
 
     def __init__(self, config: SMLConfig, schema: Schema) -> None:
         super().__init__(config, schema)
-        nets = {name: TransferNet(config.dim, filters=config.filters, hidden=config.hidden) for name in TABLES}
-        self.transfer = nn.ModuleDict(nets)
+        self.transfer = nn.ModuleDict({name: TransferNet(config.dim, config) for name in TABLES})
 
     def tables(self) -> tuple[TableSpec, ...]:
         """`user`, `item`, and `_last` and `_hat` of each, placed like it."""
@@ -150,7 +154,7 @@ class SML(PeriodicMethod):
             train=fitted,
             read=READ,
             before=begin,
-            after=self._serve(),
+            after=(self._serve,),
         )
 
     def _look_ahead(self, period: int, number: int) -> Stage:
@@ -160,7 +164,7 @@ class SML(PeriodicMethod):
         return replace(
             self._transfer_stage(name, data, epochs=self.config.transfer_epochs),
             pretest=None if number else self.met(period + 1),
-            after=self._serve() if number == self.config.rounds - 1 else (),
+            after=(self._serve,) if number == self.config.rounds - 1 else (),
         )
 
     def _transfer_stage(self, name: str, data: Slice, *, epochs: int) -> Stage:
@@ -174,12 +178,10 @@ class SML(PeriodicMethod):
             optimizers={"transfer.*": optimizer},
         )
 
-    def _serve(self) -> tuple[TableOp, ...]:
+    def _serve(self, tables: TableOperations) -> None:
         """W(t) made anew."""
-        return tuple(partial(self._make, table=table) for table in TABLES)
-
-    def _make(self, tables: TableOperations, *, table: str) -> None:
-        tables.map_rows(table, self.transfer[table], f"{table}_last", f"{table}_hat")
+        for table in TABLES:
+            tables.map_rows(table, self.transfer[table], f"{table}_last", f"{table}_hat")
 
 
 COPIES = ("last", "hat")

@@ -33,6 +33,7 @@ ABLATIONS: list[tuple[str, dict[str, Any]]] = [
     ("cl4rec", {"masking": "off"}),
     ("cl4rec", {"specialize": False}),
     ("sml", {"restart": "hat", "warm_epochs": 2}),
+    ("sml", {"residual": True, "rounds": 1}),
     ("gru4rec", {"loss": "bpr_max"}),
     ("gru4rec", {"shared": False, "negatives": 2, "l2": 1e-3}),
     ("caser", {"dropout": 0.0, "l2": 0.0}),

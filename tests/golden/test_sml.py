@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mdr_dist.batch import Batch
 from mdr_dist.config import TablesConfig
-from mdr_dist.methods.sml import SML, TransferNet
+from mdr_dist.methods.sml import SML, SMLConfig, TransferNet
 from mdr_dist.stage import DenseOptimizer, Slice, Stage, lanes, trained_by
 from mdr_dist.tables import PlainTables
 from support.rows import SCHEMA, arrays, build, look_up, make_batch, make_tables
@@ -63,7 +63,7 @@ def transferred(weights: dict[str, np.ndarray], last: np.ndarray, hat: np.ndarra
 
 
 def test_the_transfer_network() -> None:
-    net = shaken(TransferNet(6, filters=(10, 5), hidden=7).double())
+    net = shaken(TransferNet(6, SMLConfig(hidden=7)).double())
     last, hat = torch.randn(2, 4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     last[1], hat[2], last[3], hat[3] = 0, 0, 0, 0
     hat.requires_grad_()
@@ -76,7 +76,7 @@ def test_the_transfer_network() -> None:
 
 
 def test_the_third_vector_carries_no_gradient() -> None:
-    net = shaken(TransferNet(3, filters=(10, 5), hidden=7).double())
+    net = shaken(TransferNet(3, SMLConfig(hidden=7)).double())
     weights, last, hat = arrays(net), np.array([0.5, -1.0, 2.0]), np.array([0.7, 0.3, -0.4])
     leaf = torch.tensor(hat[None], requires_grad=True)
     net(torch.tensor(last[None]), leaf).sum().backward()
@@ -91,7 +91,7 @@ def test_the_third_vector_carries_no_gradient() -> None:
 
 
 def test_parameter_count() -> None:
-    net = TransferNet(64, filters=(10, 5), hidden=512)
+    net = TransferNet(64, SMLConfig())
     parts = (10 * 3 + 10, 5 * 10 + 5, 320 * 512 + 512, 512 * 64 + 64)
     assert sum(parameter.numel() for parameter in net.parameters()) == sum(parts) == 197_279
     assert sum(p.numel() for p in build({"name": "sml"}, schema=periods(5)).parameters()) == 2 * sum(parts)
@@ -183,6 +183,17 @@ def test_the_schedule(tested: int) -> None:
         name: Slice(period=met) for name, (_, _, met) in SCHEDULE.items() if met and met >= tested
     }
     assert all(stage.until.patience == 0 and stage.lane == "main" for stage in stages)
+
+
+def test_a_residual_network_begins_as_fine_tuning_and_adds_to_it() -> None:
+    last, hat = torch.randn(2, 5, 3)
+    net = TransferNet(3, SMLConfig(hidden=7, residual=True))
+    assert torch.equal(net(last, hat), hat)
+    assert not torch.equal(TransferNet(3, SMLConfig(hidden=7))(last, hat), hat)
+    shaken(net)
+    plain = TransferNet(3, SMLConfig(hidden=7))
+    plain.load_state_dict(net.state_dict())
+    assert torch.allclose(net(last, hat), plain(last, hat) + hat, atol=1e-6)
 
 
 def test_the_networks_may_be_warmed_on_the_start() -> None:
