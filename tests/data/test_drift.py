@@ -274,3 +274,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert mdr(monkeypatch, "synth", tmp_path / "told", "--preset", "drift", *sizes) == 0
     made, _ = make(tmp_path, seed=2)
     pd.testing.assert_frame_equal(read(str(tmp_path / "told")), read(made))
+
+
+def test_a_tie_counts_against_the_item() -> None:
+    score = np.array([[1.0, *[1.0] * 5, *[0.0] * 5], [1.0, *[2.0] * 4, *[0.0] * 6]])  # places 6 and 5
+    expected = [[0, 1, 1, 0, 1 / math.log2(7), 1 / math.log2(7)], [1, 1, 1, *[1 / math.log2(6)] * 3]]
+    assert sampled._figures(score) == pytest.approx(np.array(expected))
