@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan
@@ -55,8 +55,9 @@ class GrownPlanner(DefaultLoadPlanner):
         return LoadPlan([item for of_tensor in items for item in of_tensor])
 
 
-def grown(current: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The saved dense tensors, and what the model has got since as it stands; `UserError` if one does not fit."""
+def load_dense(method: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Take the saved dense tensors; what the model has got since stays. `UserError` if one does not fit."""
+    current = method.state_dict()
     found = dict(current)
     for name, tensor in saved.items():
         if name not in current or not _extends(current[name].shape, tensor.shape):
@@ -66,7 +67,7 @@ def grown(current: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[st
             )
         rest = current[name][len(tensor) :] if tensor.dim() else tensor
         found[name] = torch.cat([tensor.to(rest), rest]) if len(rest.shape) and len(rest) else tensor
-    return found
+    method.load_state_dict(found)
 
 
 def _extends(size: torch.Size, saved: torch.Size) -> bool:

@@ -20,6 +20,7 @@ from mdr_dist.data.layout import FILES, Shard, read_schema, read_shards
 from mdr_dist.errors import UserError
 from mdr_dist.schema import Schema
 
+NOWHERE = Shard("", "", "", -1, 0, (), 0)  # of groups whose rows are of no shard: users, or a sample
 _FOOTERS = 256  # shards whose footer stays parsed
 
 

@@ -14,14 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdr_dist.data.columns import Columns
-from mdr_dist.data.layout import Shard
 from mdr_dist.data.mapped import Arrays, mapped
 from mdr_dist.data.negatives import uniforms
 from mdr_dist.data.order import Ints, seed_of
 from mdr_dist.data.profiles import joined, take
-from mdr_dist.data.reader import Group, Reader
-
-_NOWHERE = Shard("", "", "", -1, 0, (), 0)  # a sample is of no shard
+from mdr_dist.data.reader import NOWHERE, Group, Reader
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Reservoir:
 
     def groups(self) -> tuple[Group, ...]:
         """The sample as row groups."""
-        return tuple(Group(-1 - k, _NOWHERE, k, len(rows), k) for k, rows in self.rows.items())
+        return tuple(Group(-1 - k, NOWHERE, k, len(rows), k) for k, rows in self.rows.items())
 
     def columns(self, number: int) -> Columns:
         """The rows of a group by its number."""

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from mdr_dist.data.columns import Array, Columns, Layout, plain
 from mdr_dist.data.interactions import select
-from mdr_dist.data.layout import ROW_GROUP, Shard
+from mdr_dist.data.layout import ROW_GROUP
 from mdr_dist.data.mapped import Arrays, mapped
 from mdr_dist.data.order import Ints
-from mdr_dist.data.reader import Group, Reader
+from mdr_dist.data.reader import NOWHERE, Group, Reader
 from mdr_dist.schema import USER_KEY
 
-_NOWHERE = Shard("", "", "", -1, 0, (), 0)  # users are of no shard
 _WAITING = 1 << 20  # rows that wait at most, or as many as there are users, before these are sorted again
 
 
@@ -60,7 +59,7 @@ class Users:
         """The users in portions, as if each were a row group of domain 0."""
         starts = range(0, len(self.keys), ROW_GROUP)
         return tuple(
-            Group(number, _NOWHERE, number, min(ROW_GROUP, len(self.keys) - start), 0)
+            Group(number, NOWHERE, number, min(ROW_GROUP, len(self.keys) - start), 0)
             for number, start in enumerate(starts)
         )
 

@@ -14,7 +14,7 @@ from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUs
 
 from mdr_dist import storage
 from mdr_dist.checkpoint.export import Form, export, is_export, load_export
-from mdr_dist.checkpoint.grown import grown
+from mdr_dist.checkpoint.grown import load_dense
 from mdr_dist.checkpoint.lanes import schema_of
 from mdr_dist.config import Job, load, overlaid
 from mdr_dist.data.source import Dataset, Source
@@ -50,7 +50,7 @@ def evaluate_run(run: str, *, dataset: str = "", split: str = "test", settings: 
     saved = outputs(run, plan, job)
     with group_of_one() as device:
         method = plan.method.to(device)
-        method.load_state_dict(grown(method.state_dict(), saved.dense()))
+        load_dense(method, saved.dense())
         tables = build_tables(plan.tables, plan.stages, config=job.tables, device=device, seed=job.train.seed)
         saved.load(tables, tables.specs)
         source, slice_ = plan.source(job), Slice(split=split)

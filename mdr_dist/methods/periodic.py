@@ -9,6 +9,8 @@ Shape letters: B rows, D width.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydantic import Field
 from torch import Tensor
 
@@ -95,6 +97,10 @@ class PeriodicMethod(BackboneMethod):
     def met(self, period: int) -> Slice | None:
         """The period as something to measure the model on before it learns it, if it is one of those tested."""
         return Slice(period=period) if period >= self.tested else None
+
+    def at_once(self, period: int, data: Slice) -> tuple[Stage]:
+        """The one stage that learns a period, by this data, once the model has met it."""
+        return (replace(self.stage(name_of(period), data, epochs=self.config.epochs), pretest=self.met(period)),)
 
     def stage(self, name: str, data: Slice, *, epochs: int) -> Stage:
         """A stretch of so many epochs that trains the two tables, without validation."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mdr_dist.batch import Batch, world_size
 from mdr_dist.checkpoint.checkpoint import Checkpoints
-from mdr_dist.checkpoint.grown import Identity, grown
+from mdr_dist.checkpoint.grown import Identity, load_dense
 from mdr_dist.checkpoint.lanes import Outputs
 from mdr_dist.config import EvalConfig, TrainConfig
 from mdr_dist.data.source import Source
@@ -89,7 +89,7 @@ class Trainer:
         """
         if self.upstream:
             self.upstream.check(self.identity)
-            self.method.load_state_dict(grown(self.method.state_dict(), self.upstream.dense()))
+            load_dense(self.method, self.upstream.dense())
             self.upstream.load(self.tables, self.tables.specs, optimizer=True)
 
     def restore(self, number: int | None) -> None:
@@ -99,8 +99,7 @@ class Trainer:
         self.checkpoints.check(number, self.identity)
         saved = self.checkpoints.progress(number)
         dense = self.checkpoints.dense(number)
-        model = {n[6:]: t for n, t in dense.items() if n.startswith("model/")}
-        self.method.load_state_dict(grown(self.method.state_dict(), model))
+        load_dense(self.method, {n[6:]: t for n, t in dense.items() if n.startswith("model/")})
         self.tables.load(lambda state: self.checkpoints.load_tables(number, self._own(state)))
         self.progress = Progress.from_json(saved["progress"])
         self._dense_state = {name[10:]: tensor for name, tensor in dense.items() if name.startswith("optimizer/")}

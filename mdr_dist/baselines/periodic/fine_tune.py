@@ -10,11 +10,9 @@ Shape letters: none.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pydantic import Field
 
-from mdr_dist.methods.periodic import PeriodicConfig, PeriodicMethod, name_of
+from mdr_dist.methods.periodic import PeriodicConfig, PeriodicMethod
 from mdr_dist.stage import Slice, Stage
 
 
@@ -34,5 +32,4 @@ class FineTune(PeriodicMethod):
 
     def learn(self, period: int) -> tuple[Stage, ...]:
         """This period."""
-        data = Slice(period=period, negatives=1)
-        return (replace(self.stage(name_of(period), data, epochs=self.config.epochs), pretest=self.met(period)),)
+        return self.at_once(period, Slice(period=period, negatives=1))

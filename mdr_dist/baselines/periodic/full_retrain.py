@@ -11,11 +11,9 @@ Shape letters: none.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pydantic import Field
 
-from mdr_dist.methods.periodic import PeriodicConfig, PeriodicMethod, name_of
+from mdr_dist.methods.periodic import PeriodicConfig, PeriodicMethod
 from mdr_dist.stage import Slice, Stage
 
 
@@ -35,5 +33,4 @@ class FullRetrain(PeriodicMethod):
 
     def learn(self, period: int) -> tuple[Stage, ...]:
         """All periods up to this one."""
-        data = Slice(period=period, upto=True, negatives=1)
-        return (replace(self.stage(name_of(period), data, epochs=self.config.epochs), pretest=self.met(period)),)
+        return self.at_once(period, Slice(period=period, upto=True, negatives=1))

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mdr_dist.batch import Batch
-from mdr_dist.methods.periodic import PeriodicConfig, PeriodicMethod, name_of
+from mdr_dist.methods.periodic import PeriodicConfig, PeriodicMethod
 from mdr_dist.stage import Losses, Rows, Slice, Stage
 
 
@@ -44,8 +44,7 @@ class SPMF(PeriodicMethod):
     def learn(self, period: int) -> tuple[Stage, ...]:
         """This period and a sample of those before it."""
         data = Slice(period=period, reservoir=self.config.reservoir, negatives=1)
-        stage = self.stage(name_of(period), data, epochs=self.config.epochs)
-        return (replace(stage, loss=self.weighted_losses, pretest=self.met(period)),)
+        return (replace(self.at_once(period, data)[0], loss=self.weighted_losses),)
 
     def weighted_losses(self, rows: Rows, batch: Batch) -> Losses:
         """`losses` with the rows weighted."""
