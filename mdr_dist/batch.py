@@ -36,9 +36,9 @@ class Extras:
                 users, items and negatives; `Batch.graph` says how they hang together
     neighbours  of a node that are drawn at most, uniformly and anew at each step; 0: all
 
-    All of it is training interactions of the slice's domains; where users and items are ranked, of the job's, and then
-    `catalogue` and `taken` are empty. What is drawn is the same in all processes, and at all steps of a sweep. Entries
-    of lists that are of no row count as the first row's.
+    All of it is training interactions of the slice's domains, `history` and neighbours of those of its `context`; where
+    users and items are ranked, of the job's, and then `catalogue` and `taken` are empty. What is drawn is the same in
+    all processes, and at all steps of a sweep. Entries of lists that are of no row count as the first row's.
     """
 
     active: bool = False

@@ -53,6 +53,8 @@ class TableSpec:
 class Slice:
     """Which rows a stage reads and in what order. `None` domains: the job's; `None` period: all.
 
+    What users took in training that comes with the rows (`batch.Extras`) is of the domains of `context`; `None`: of the
+    slice's, or the job's where users and items are ranked.
     With `upto` it reads the periods before its own too, with `reservoir` so many rows of them, drawn uniformly.
     `mix="joint"` shuffles all domains together; `"alternate"` gives batches of one domain each, in turn.
     `negatives` items a row, drawn from the row's domain, come as the id features `negative_0`, `negative_1`, …: items
@@ -65,6 +67,7 @@ class Slice:
 
     split: str = "train"
     domains: tuple[int, ...] | None = None
+    context: tuple[int, ...] | None = None
     period: int | None = None
     upto: bool = False
     reservoir: int = 0
@@ -204,13 +207,19 @@ def within(stages: tuple[Stage, ...], domains: tuple[int, ...]) -> tuple[Stage, 
     """The stages for these domains alone: what names others reads these, or is left out if it names none of these."""
     kept: list[Stage] = []
     for stage in stages:
-        named = stage.data.domains
-        own = None if named is None else tuple(domain for domain in named if domain in domains)
-        if own != ():
-            kept.append(replace(stage, data=replace(stage.data, domains=own)))
+        own, test = (slice and _inside(slice, domains) for slice in (stage.data, stage.test))
+        if own and own.domains != ():
+            kept.append(replace(stage, data=own, test=test))
     there = {stage.lane for stage in kept}
     gone = {stage.lane for stage in stages} - there
     return tuple(replace(stage, needs=tuple(lane for lane in stage.needs if lane not in gone)) for stage in kept)
+
+
+def _inside(slice: Slice, domains: tuple[int, ...]) -> Slice:
+    """The part of a slice that lies in these domains."""
+    parts = (slice.domains, slice.context)
+    own, context = (part and tuple(domain for domain in part if domain in domains) for part in parts)
+    return replace(slice, domains=own, context=context)
 
 
 def lanes(stages: tuple[Stage, ...], tables: tuple[TableSpec, ...], dense: tuple[str, ...]) -> dict[str, Lane]:

@@ -12,7 +12,8 @@ study is a YAML file:
     metrics: [auc, gauc]               # a table each
     subject: Crocodile                 # the column that the others are compared with
     baseline: SMF                      # optional: each column's gain over this one, user by user
-    also: {eval.candidates: domain}    # optional: a second table by metric, the same runs measured with these settings
+    also: {eval.candidates: domain}    # optional: a second table by metric, the same runs measured with these settings,
+                                       # of the metrics that there are then
     published: {"": {Crocodile: [0.7]}}  # optional: what a paper says, by set and column, a number a domain, of the
                                        # first metric
     moments: {of: before}              # optional: a table by period `before` which, or stage `after` which, it was

@@ -173,8 +173,8 @@ def seconds(study: Study, runs: Path, *, part: str) -> list[str]:
     return [*head, f"|{'---:|' * len(cells)}", f"| {' | '.join(cells)} |", ""]
 
 
-def _result(runs: Path, title: str, seed: int, *, part: str) -> dict[str, Any]:
-    return json.loads((runs / run_name(title, seed, part=part) / "metrics.json").read_text())
+def _result(runs: Path, title: str, seed: int, *, part: str, file: str = "metrics.json") -> dict[str, Any]:
+    return json.loads((runs / run_name(title, seed, part=part) / file).read_text())
 
 
 def _cell(values: Iterable[float], digits: int = 4) -> str:
@@ -195,7 +195,7 @@ def report(study: Study, runs: Path, *, part: str) -> list[str]:
         lines += [*verdicts(columns, study.subject, domains), ""]
         if part in study.published and metric == study.metrics[0]:
             lines += published(study.published[part], domains)
-        if study.also:
+        if study.also and metric in _result(runs, study.subject, study.seeds[0], part=part, file=ALSO)["test"]["macro"]:
             lines += [f"### {metric}, with {', '.join(f'{key}: {value}' for key, value in study.also.items())}"]
             lines += table(gather(study, runs, part=part, metric=metric, file=ALSO), domains)
             lines += [*chance(study, runs, part=part, metric=metric, file=ALSO), ""]

@@ -30,12 +30,13 @@ def adding(
 
     `domains` are the job's. `ranking`: the batches are profiles of users and items.
     """
-    period, own = slice_.period, domains if ranking else slice_.domains or domains
+    period, own = slice_.period, slice_.domains or domains
+    shown = slice_.context or (domains if ranking else own)
     steps: list[Adding] = []
     if extras.active:
         steps.append(_Active(Users.open(reader, split="train", period=period, domains=domains)))
     if extras.history:
-        steps.append(_Taken("history", Interactions.together(reader, own, period=period, upto=True)))
+        steps.append(_Taken("history", Interactions.together(reader, shown, period=period, upto=True)))
     if extras.catalogue and ranking:
         steps.append(_no_catalogue)
     elif extras.catalogue:
@@ -44,7 +45,7 @@ def adding(
         steps.append(_Taken("taken", taken))
         steps.append(_Catalogue(Interactions.together(reader, own, period=period, upto=True).items, extras.catalogue))
     if extras.hops:
-        neighbours = Neighbours.open(reader, domains=own, period=period)
+        neighbours = Neighbours.open(reader, domains=shown, period=period)
         steps.append(lambda batch, seed: neighbours.around(batch, extras, seed=seed))
     return tuple(steps)
 

@@ -11,7 +11,8 @@ nothing, is the share of both tables' dimensions that the domain may move.
 What differs, and why: the paper does not say how a mask that is cut at a threshold is learnt: here the gradient passes
 the cut as if it were not there. The masks are trained in every domain, though the paper freezes all but the embeddings
 after the first: a mask that is never trained would be noise. The loss is not stated: the backbone's. The auto-encoder's
-tables are the paper's "two item embeddings"; the user's mask is that of its encoder. Optimizer state starts anew with
+tables are the paper's "two item embeddings"; the user's mask is that of its encoder. Histories and neighbours are of
+the domains learnt so far, as where all are ranked, not of the one being learnt alone. Optimizer state starts anew with
 each domain: momentum would move what the mask protects. As an option masks are learnt as in HAT (Serra et al.,
 "Overcoming Catastrophic Forgetting with Hard Attention to the Task", ICML 2018; its public code), which the paper's
 masks come from.
@@ -162,19 +163,24 @@ class CL4Rec(BackboneMethod):
         """Domain by domain."""
         return tuple(self._stage(place, domain) for place, domain in enumerate(self.order))
 
+    @property
+    def _last_split(self) -> str:
+        return "test" if "test" in self.schema.rows else "val"
+
     def _stage(self, place: int, domain: int) -> Stage:
         learns = self.config.masking != "off" and (self.config.train_masks or not place)
         masks = (f"user_mask.{domain}", f"item_mask.{domain}") if learns else ()
         layers = ("backbone.*",) if not place and list(self.backbone.parameters()) else ()
+        known = tuple(self.order[: place + 1])
         return Stage(
             name=f"domain-{self.schema.domains[domain]}",
             loss=partial(self.domain_losses, domain=domain),
-            data=replace(self.backbone.data, domains=(domain,)),
+            data=replace(self.backbone.data, domains=(domain,), context=known),
             train=(*self.masks, *masks, *layers),
             update=Masked(partial(self.free, place), self.weights()),
             until=self.until,
             before=(fresh_optimizer,) if place else (),
-            test=Slice(split="test" if "test" in self.schema.rows else "val") if self.config.forgetting else None,
+            test=Slice(split=self._last_split, context=known) if self.config.forgetting else None,
         )
 
 

@@ -261,7 +261,7 @@ def epochs_between(stage: Stage, config: TrainConfig, *, validates: bool) -> int
 
 def held_out(stage: Stage) -> Slice:
     """What a stage's metric is measured on while it trains."""
-    return Slice(split="val", domains=stage.data.domains)
+    return Slice(split="val", domains=stage.data.domains, context=stage.data.context)
 
 
 def _gain(metrics: dict[str, Any], name: str, *, needed: bool) -> float:

@@ -12,7 +12,7 @@ from mdr_dist.config import DataConfig, EvalConfig
 from mdr_dist.data.reader import Dataset
 from mdr_dist.data.source import Source
 from mdr_dist.eval.candidates import Candidates
-from mdr_dist.stage import Slice
+from mdr_dist.stage import Slice, Stage, within
 from support.retrieval import DOMAINS, KEY, Row
 from support.taken import FADED, NEW, taken, taken_rows, write_taken
 
@@ -76,6 +76,35 @@ def test_profiles_that_are_ranked_know_the_history_of_all_domains(log: tuple[lis
     assert KEY * NEW in candidates.user_key
     assert lists_of(batch, "history") == [sorted(history.get(key, ())) for key in candidates.user_key.tolist()]
     assert not sum(len(batch.lists[name].values) for name in ("catalogue", "taken"))
+
+
+@pytest.mark.parametrize("context", [(0,), (0, 1)])
+def test_histories_are_of_the_context_and_targets_of_the_slice(
+    log: tuple[list[Row], Dataset], context: tuple[int, ...]
+) -> None:
+    rows, dataset = log
+    history, target = taken(rows, "train", [DOMAINS[k] for k in context]), taken(rows, "train", [DOMAINS[1]])
+    slice_, source = Slice(unit="user", domains=(1,), context=context), source_of(dataset)
+    for batch in source.batches(slice_, stage="s", epoch=0):
+        for key, own, asked in zip(
+            batch.user_key.tolist(), lists_of(batch, "history"), lists_of(batch, "taken"), strict=True
+        ):
+            assert own == sorted(history.get(key, ())) and asked == sorted(target.get(key, ()))
+    ranked = Slice(split="test", context=context)
+    candidates = Candidates(source_of(dataset), ranked, domain=1, config=EvalConfig(ks=(5,)))
+    users, _ = candidates.profiles()
+    size = len(candidates.user_key)
+    batch = candidates.completed(users.batch(np.arange(size), size=size, first=0, count=size))
+    assert lists_of(batch, "history") == [sorted(history.get(key, ())) for key in candidates.user_key.tolist()]
+
+
+def test_a_job_for_fewer_domains_shows_no_others() -> None:
+    data, test = Slice(domains=(2,), context=(0, 1, 2)), Slice(split="test", context=(0, 1, 2))
+    stage = Stage(name="s", loss=lambda rows, batch: {}, data=data, train=("t",), test=test)
+    (kept,) = within((stage,), (1, 2))
+    assert (kept.data.domains, kept.data.context) == ((2,), (1, 2))
+    assert kept.test and (kept.test.domains, kept.test.context) == (None, (1, 2))
+    assert not within((stage,), (0, 1))
 
 
 def test_a_large_catalogue_is_sampled_alike_everywhere_and_anew_at_each_step(log: tuple[list[Row], Dataset]) -> None:
