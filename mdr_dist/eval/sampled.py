@@ -17,7 +17,8 @@ from mdr_dist.data.negatives import uniforms
 from mdr_dist.data.order import Ints
 from mdr_dist.eval.candidates import Asked
 
-TRUTHS = 256  # whose candidates' vectors are in memory at once
+TRUTHS = 256  # whose candidates are in memory at once
+NEAR = 16  # of them, on a CPU, whose candidates' vectors are in its cache at once
 
 
 def names_of(asked: Asked, key: Ints, *, items: int) -> Ints:
@@ -42,12 +43,21 @@ def sampled_standing(
         drawn_TN = free.draw(row, place, uniforms(name[part], count, seed).T)
         among = torch.from_numpy(np.concatenate([place[:, None], drawn_TN], axis=1)).to(items_ND.device)
         users_TD = users_RD[torch.from_numpy(row).to(users_RD.device)]
-        # no matrix product: its order of summation may change with the shape and the place, which would part equals
-        scores_TN = items_ND[among].mul_(users_TD[:, None]).sum(2)
+        scores_TN = _scores(users_TD, among, items_ND)
         own, others = scores_TN[:, :1], scores_TN[:, 1:]
         above[part] = (others > own).sum(1).cpu().numpy()
         tied[part] = 1 + (others == own).sum(1).cpu().numpy()
     return above, tied
+
+
+def _scores(users_TD: Tensor, among_TN: Tensor, items_ND: Tensor) -> Tensor:
+    """[T, N] each truth's user's scores of its candidates.
+
+    No matrix product: its order of summation may change with the shape and the place, which would part equals.
+    """
+    size = NEAR if items_ND.device.type == "cpu" else TRUTHS
+    parts = zip(users_TD.split(size), among_TN.split(size), strict=True)
+    return torch.cat([items_ND[among].mul_(users[:, None]).sum(2) for users, among in parts])
 
 
 class _Free:

@@ -157,7 +157,7 @@ class Trainer:
             self._maybe_save(dense)
 
     def _step(self, stage: Stage, batch: Batch, dense: DenseOptimizers) -> dict[str, Tensor]:
-        torch.manual_seed(batch.seed)  # dropout: a function of the step, so that a resumed run draws the same
+        _seed(batch.seed, self.device)
         try:
             return train_step(self.tables, stage, batch=batch.to(self.device), dense=dense)
         except FloatingPointError as error:
@@ -262,6 +262,16 @@ def epochs_between(stage: Stage, config: TrainConfig, *, validates: bool) -> int
 def held_out(stage: Stage) -> Slice:
     """What a stage's metric is measured on while it trains."""
     return Slice(split="val", domains=stage.data.domains, context=stage.data.context)
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Make dropout a function of the step, so that a resumed run draws the same.
+
+    `torch.manual_seed` would also note, with the stack that it is called from, what to do on devices that are not there.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def _gain(metrics: dict[str, Any], name: str, *, needed: bool) -> float:
