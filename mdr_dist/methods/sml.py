@@ -40,11 +40,8 @@ class SMLConfig(PeriodicConfig):
     epochs           passes over a period in a round, fitting W^. Code: 1 on Yelp, 2 on Adressa
     transfer_epochs  passes over the next period in a round, training f. Code: as `epochs`
     rounds           times that the two take turns in a period. Code: 10 on Yelp, 7 on Adressa
-    warm_epochs      passes over period `first` that train f on the start, W(t-1) and W^ being the same, before f makes
-                     anything: it starts at random, and makes noise of what was learnt. Code: 0
     restart          where W^ goes on in the next round: from what f made of it (`transferred`, the public code) or from
                      where it stands (`hat`, Algorithm 1)
-    residual         whether f adds to W^, at first nothing, so that SML begins as fine-tuning. Choice; paper: false
     filters          channels of the two convolutions. Paper
     hidden           width of f's hidden layer. Code
     transfer_lr      learning rate of f, by Adam. Code
@@ -54,9 +51,7 @@ class SMLConfig(PeriodicConfig):
     epochs: int = Field(default=1, ge=1)
     transfer_epochs: int = Field(default=1, ge=1)
     rounds: int = Field(default=10, ge=1)
-    warm_epochs: int = Field(default=0, ge=0)
     restart: Literal["transferred", "hat"] = "transferred"
-    residual: bool = False
     filters: tuple[int, int] = (10, 5)
     hidden: int = Field(default=512, ge=1)
     transfer_lr: float = Field(default=1e-3, gt=0)
@@ -68,13 +63,11 @@ class TransferNet(nn.Module):
 
     def __init__(self, dim: int, config: SMLConfig) -> None:
         super().__init__()
-        filters, hidden, self.residual = config.filters, config.hidden, config.residual
+        filters, hidden = config.filters, config.hidden
         # a filter over the three vectors of a column, and one over the channels: linear maps shared by all D columns.
         # They start as torch has it, as in the code: with biases of 0 zero vectors would be made of zero vectors
         self.first, self.second = nn.Linear(3, filters[0]), nn.Linear(filters[0], filters[1])
         self.hidden, self.out = nn.Linear(filters[1] * dim, hidden), nn.Linear(hidden, dim)
-        for parameter in self.out.parameters() if self.residual else ():
-            nn.init.zeros_(parameter)
 
     def forward(self, last_ND: Tensor, hat_ND: Tensor) -> Tensor:
         """[N, D]"""
@@ -82,8 +75,7 @@ class TransferNet(nn.Module):
             both_ND = last_ND * hat_ND / last_ND.norm(dim=1, keepdim=True).clamp(min=1e-8)
         x_NDC = torch.stack([last_ND, hat_ND, both_ND], dim=2)
         x_NDC = gelu(self.second(gelu(self.first(x_NDC))))
-        made_ND = self.out(gelu(self.hidden(x_NDC.transpose(1, 2).flatten(1))))
-        return made_ND + hat_ND if self.residual else made_ND
+        return self.out(gelu(self.hidden(x_NDC.transpose(1, 2).flatten(1))))
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -117,19 +109,10 @@ class SML(PeriodicMethod):
         return losses
 
     def stages(self) -> tuple[Stage, ...]:
-        """The start, f warmed by equation 7 before there is a W^, and then period by period."""
+        """The start, and then period by period."""
         start, *rest = super().stages()
-        if self.config.warm_epochs:
-            data = self._ahead(self.config.first)
-            warm = self._transfer_stage("start-look-ahead", data, epochs=self.config.warm_epochs)
-            rest.insert(0, replace(warm, before=COPY))
         # later periods are met in the look-ahead of the one before
         return (start, replace(rest[0], pretest=self.met(self.config.first)), *rest[1:])
-
-    @staticmethod
-    def _ahead(period: int) -> Slice:
-        """What f is trained on so that it makes what fits that period."""
-        return Slice(period=period, negatives=1, pool="period")
 
     def learn(self, period: int) -> tuple[Stage, ...]:
         """The rounds of a period; of the last, after which nothing can be looked ahead to yet, the first fit."""
@@ -159,23 +142,16 @@ class SML(PeriodicMethod):
 
     def _look_ahead(self, period: int, number: int) -> Stage:
         """Equation 7."""
-        data = self._ahead(period + 1)
-        name = f"{name_of(period)}-{number}-look-ahead"
-        return replace(
-            self._transfer_stage(name, data, epochs=self.config.transfer_epochs),
-            pretest=None if number else self.met(period + 1),
-            after=(self._serve,) if number == self.config.rounds - 1 else (),
-        )
-
-    def _transfer_stage(self, name: str, data: Slice, *, epochs: int) -> Stage:
-        """A stretch that trains f."""
+        data, name = Slice(period=period + 1, negatives=1, pool="period"), f"{name_of(period)}-{number}-look-ahead"
         optimizer = DenseOptimizer("adam", self.config.transfer_lr, self.config.decay)
         return replace(
-            self.stage(name, data, epochs=epochs),
+            self.stage(name, data, epochs=self.config.transfer_epochs),
             loss=self.transferred_losses,
             train=("transfer.*",),
             read=READ,
             optimizers={"transfer.*": optimizer},
+            pretest=None if number else self.met(period + 1),
+            after=(self._serve,) if number == self.config.rounds - 1 else (),
         )
 
     def _serve(self, tables: TableOperations) -> None:

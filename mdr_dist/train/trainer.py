@@ -267,7 +267,7 @@ def held_out(stage: Stage) -> Slice:
 def _seed(seed: int, device: torch.device) -> None:
     """Make dropout a function of the step, so that a resumed run draws the same.
 
-    `torch.manual_seed` would also note, with the stack that it is called from, what to do on devices that are not there.
+    `torch.manual_seed` would also note, with the stack it is called from, what to do on devices that are not there.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

@@ -185,28 +185,6 @@ def test_the_schedule(tested: int) -> None:
     assert all(stage.until.patience == 0 and stage.lane == "main" for stage in stages)
 
 
-def test_a_residual_network_begins_as_fine_tuning_and_adds_to_it() -> None:
-    last, hat = torch.randn(2, 5, 3)
-    net = TransferNet(3, SMLConfig(hidden=7, residual=True))
-    assert torch.equal(net(last, hat), hat)
-    assert not torch.equal(TransferNet(3, SMLConfig(hidden=7))(last, hat), hat)
-    shaken(net)
-    plain = TransferNet(3, SMLConfig(hidden=7))
-    plain.load_state_dict(net.state_dict())
-    assert torch.allclose(net(last, hat), plain(last, hat) + hat, atol=1e-6)
-
-
-def test_the_networks_may_be_warmed_on_the_start() -> None:
-    plain, warm = (prepared(first=2, warm_epochs=epochs)[0].stages() for epochs in (0, 7))
-    assert [stage.name for stage in warm[2:]] == [stage.name for stage in plain[1:]]
-    added = warm[1]
-    assert (added.name, added.data, added.until.epochs, added.pretest, added.train) == (
-        "start-look-ahead", Slice(period=2, negatives=1, pool="period"), 7, Slice(period=2), ("transfer.*",),
-    )  # fmt: skip
-    assert plain[1].pretest == Slice(period=2) and warm[2].pretest is None  # met once
-    assert len(added.before) == 4  # both copies of both tables are the start
-
-
 class Mix(nn.Module):
     """last + factor * hat"""
 
