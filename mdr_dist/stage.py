@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mdr_dist.batch import Batch
 from mdr_dist.errors import UserError
+from mdr_dist.rule import Sum, UpdateRule
 
 # "table.feature" → looked-up rows: [B, D]; for lists of a table with pool="none" [T, D], lengths in batch.lists
 Rows = Mapping[str, Tensor]
@@ -78,28 +79,6 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Sum:
-    """Update rule: the gradient of the weighted sum of the losses. A loss without a weight counts once."""
-
-    weights: Mapping[str, float] = field(default_factory=dict[str, float])
-
-
-@dataclass(frozen=True)
-class Masked:
-    """Update rule: as `Sum`, but each looked-up row's gradient is multiplied, coordinate by coordinate.
-
-    `factors` gives [dim] factors by table name and is asked at every step; a table that it leaves out keeps its
-    gradient. A coordinate with the factor 0 moves by no bit, where the table's optimizer state began with the mask.
-    """
-
-    factors: Callable[[], Mapping[str, Tensor]]
-    weights: Mapping[str, float] = field(default_factory=dict[str, float])
-
-
-UpdateRule = Sum | Masked  # further rules join this union; train/update.py says what each one does
-
-
-@dataclass(frozen=True)
 class Until:
     """When a stage ends: after `epochs`, or after `patience` evaluations without a gain of `monitor`.
 
@@ -157,7 +136,7 @@ class Stage:
     data: Slice = Slice()
     train: tuple[str, ...] = ("*",)
     read: tuple[str, ...] = ("*",)
-    update: UpdateRule = Sum()
+    update: UpdateRule = field(default_factory=Sum)
     optimizers: Mapping[str, DenseOptimizer] = field(default_factory=dict[str, DenseOptimizer])
     until: Until = Until()
     before: tuple[TableOp, ...] = ()

@@ -31,7 +31,10 @@ def job(dataset: str, tmp_path: Path) -> Path:
         (["data.batch=many"], "data.batch: Input should be a valid integer"),
         (["train.epochs=0"], "train.epochs"),
         (["name=a/b"], "letters, digits"),
-        (["method.name=crocodil"], "no method named 'crocodil'; there are: caser, cat_art, cl4rec, cmf, crocodile"),
+        (
+            ["method.name=crocodil"],
+            "no method named 'crocodil'; there are: adc, caser, cat_art, cl4rec, cmf, croco",
+        ),
         (["method.dimm=4"], "method shared_bottom: unknown key 'dimm'"),
         (["method.features=[usr]"], "has no 'usr'; it has user"),
         (["data.path=nowhere"], "nowhere: not a data set"),

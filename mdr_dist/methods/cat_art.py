@@ -30,8 +30,9 @@ from mdr_dist.methods.retrieve import RetrieveConfig, RetrieveMethod
 from mdr_dist.nn import loss
 from mdr_dist.nn.autoencoder import BlockAutoEncoder
 from mdr_dist.nn.mlp import linear
+from mdr_dist.rule import Sum
 from mdr_dist.schema import Schema
-from mdr_dist.stage import Losses, Rows, Slice, Stage, Sum, Until
+from mdr_dist.stage import Losses, Rows, Slice, Stage, Until
 
 
 class CatArtConfig(RetrieveConfig):

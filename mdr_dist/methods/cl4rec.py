@@ -35,8 +35,9 @@ from mdr_dist.batch import Batch
 from mdr_dist.errors import UserError
 from mdr_dist.methods.backbones import BackboneConfig, backbone_of
 from mdr_dist.methods.shared import BackboneMethod
+from mdr_dist.rule import Masked
 from mdr_dist.schema import Schema
-from mdr_dist.stage import Losses, Masked, Rows, Slice, Stage, fresh_optimizer
+from mdr_dist.stage import Losses, Rows, Slice, Stage, fresh_optimizer
 
 SCALE, LARGEST, STEEPEST = 400.0, 6.0, 50.0  # HAT's: of the last step, of a trained number, of the two's product
 

@@ -20,8 +20,9 @@ from mdr_dist.methods.backbones import Factors
 from mdr_dist.methods.retrieve import NEGATIVE, RetrieveConfig
 from mdr_dist.methods.shared import BackboneMethod
 from mdr_dist.nn import loss
+from mdr_dist.rule import Sum
 from mdr_dist.schema import Schema
-from mdr_dist.stage import Losses, Rows, Slice, Stage, Sum, Until
+from mdr_dist.stage import Losses, Rows, Slice, Stage, Until
 
 
 class PeriodicConfig(RetrieveConfig):

@@ -12,8 +12,9 @@ from mdr_dist.batch import Batch
 from mdr_dist.methods.base import Method, MethodConfig
 from mdr_dist.nn import loss
 from mdr_dist.nn.fields import Fields
+from mdr_dist.rule import Sum
 from mdr_dist.schema import Schema
-from mdr_dist.stage import Init, Losses, Rows, Stage, Sum, TableSpec
+from mdr_dist.stage import Init, Losses, Rows, Stage, TableSpec
 
 
 class RankConfig(MethodConfig):

@@ -17,8 +17,9 @@ from mdr_dist.batch import Batch
 from mdr_dist.errors import UserError
 from mdr_dist.methods.base import Method, MethodConfig
 from mdr_dist.nn import loss
+from mdr_dist.rule import Sum
 from mdr_dist.schema import Schema
-from mdr_dist.stage import Init, Losses, Rows, Slice, Stage, Sum, TableSpec, Until
+from mdr_dist.stage import Init, Losses, Rows, Slice, Stage, TableSpec, Until
 
 NEGATIVE = "negative_0"
 

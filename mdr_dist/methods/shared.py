@@ -10,8 +10,9 @@ from torch import Tensor
 from mdr_dist.batch import Batch
 from mdr_dist.methods.backbones import Backbone
 from mdr_dist.methods.retrieve import RetrieveConfig, RetrieveMethod
+from mdr_dist.rule import Sum
 from mdr_dist.schema import Schema
-from mdr_dist.stage import Losses, Rows, Stage, Sum, TableSpec
+from mdr_dist.stage import Losses, Rows, Stage, TableSpec
 
 
 class BackboneMethod(RetrieveMethod):

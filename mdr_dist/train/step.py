@@ -13,20 +13,21 @@ from mdr_dist.batch import Batch
 from mdr_dist.stage import Losses, Stage, matches
 from mdr_dist.tables import Tables
 from mdr_dist.train.dense import DenseOptimizers
-from mdr_dist.train.update import backward
+from mdr_dist.train.update import backward, settle
 
 
 def train_step(tables: Tables, stage: Stage, *, batch: Batch, dense: DenseOptimizers) -> Losses:
-    """Train on one batch and return this process's losses, detached."""
+    """Train on one batch; return this process's losses, detached, and what the update rule tells beside them."""
     rows = tables(batch)
     leaves = {key: row.detach().requires_grad_(_trained(key, stage)) for key, row in rows.items()}
     losses = stage.loss(leaves, batch)
     _check_finite(losses, stage)
-    backward(stage.update, losses, leaves)
+    told = backward(stage.update, losses, leaves)
     into_tables(rows, leaves)
     dense.step()
     tables.step()
-    return {name: loss.detach() for name, loss in losses.items()}
+    settle(stage.update)
+    return {name: loss.detach() for name, loss in losses.items()} | told
 
 
 def into_tables(rows: dict[str, Tensor], leaves: dict[str, Tensor]) -> None:

@@ -23,6 +23,8 @@ BACKBONE: list[dict[str, Any]] = [
 ABLATIONS: list[tuple[str, dict[str, Any]]] = [
     ("crocodile", {"sets": 1, "alpha": 0.0}),
     *(("crocodile", {"gate": gate}) for gate in ("me", "eg", "pg")),
+    ("adc", {"balance": False, "rating": "label"}),
+    ("adc", {"hidden": 1, "renormalise": False, "align": 0.0, "asymmetry": 0.0}),
     ("cat_art", {"knowledge": "global", "contrastive": 0.0}),
     ("cat_art", {"knowledge": "global"}),
     ("cat_art", {"knowledge": "sources"}),

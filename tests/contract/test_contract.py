@@ -50,7 +50,7 @@ STEPS = 50
 # by how much workers may differ, 1e-5 where nothing else is said. Of the graph's millions of leaky ReLUs some lie so
 # near their kink that rounding decides the slope; other neighbours would make a difference of 0.1
 ROUNDING = {"cl4rec-graph": 1e-3}
-SEVERAL_LANES = {"cat_art", "smf"}  # what freezes in them is tested lane by lane
+SEVERAL_LANES = {"adc", "cat_art", "smf"}  # what freezes in them is tested lane by lane
 SEVERAL_STAGES = sorted(PERIODIC | {"cl4rec"})  # in one lane
 LIKE = {"sml"}  # tables like others, whose rows are mapped: not cut by columns
 KINDS = {"sml": 3}  # how many stages of a lane it takes to meet every kind; elsewhere one

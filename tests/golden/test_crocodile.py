@@ -16,7 +16,7 @@ from mdr_dist import catalog
 from mdr_dist.batch import Batch
 from mdr_dist.errors import UserError
 from mdr_dist.methods.crocodile import CovLoss, Crocodile, CrocodileConfig
-from mdr_dist.stage import Sum
+from mdr_dist.rule import Sum
 from support.groups import in_group
 from support.rows import SCHEMA, arrays, build, cut, gradients, gradients_of_each, look_up, make_batch, make_tables
 

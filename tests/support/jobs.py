@@ -29,6 +29,7 @@ from mdr_dist.train.trainer import Trainer
 # sizes at which a contract test takes seconds; a method that is not here runs at its defaults
 SMALL: dict[str, dict[str, Any]] = {
     "crocodile": {"dim": 8, "prior_dim": 8, "num_experts": 3, "experts": [16, 8], "towers": [8]},
+    "adc": {"dim": 8, "hidden": 2, "negatives": 2},
     "cat_art": {"dim": 8},
     "cl4rec": {"dim": 8},
     "cmf": {"dim": 8},

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mdr_dist.batch import Batch
 from mdr_dist.config import DenseConfig, TablesConfig
-from mdr_dist.stage import Losses, Rows, Stage, Sum, TableSpec
+from mdr_dist.rule import Sum
+from mdr_dist.stage import Losses, Rows, Stage, TableSpec
 from mdr_dist.tables import PlainTables
 from mdr_dist.train.dense import DenseOptimizers
 from mdr_dist.train.step import train_step
