@@ -1,8 +1,8 @@
 """CLFM: a user's vector is half of a pattern that all domains share and half of one of the domain's own.
 
 Paper: Gao et al., "Cross-Domain Recommendation via Cluster-Level Latent Factor Model", ECML PKDD 2013, a baseline of
-ADC. Its equation: ratings of domain k are U [S_0, S_k] V_k^T: S_0 is shared, S_k the domain's. One embedding a user goes through both
-(`user_vector`), one an item of each domain.
+ADC. Its equation: ratings of domain k are U [S_0, S_k] V_k^T: S_0 is shared, S_k the domain's. One embedding a user
+goes through both (`user_vector`); items have one each.
 
 What differs: the paper's non-negative matrices are fitted by multiplicative updates to ratings. Here they are of any
 sign, as later libraries have it, and trained by log loss with a negative a row, so that they scale and rank; and users
