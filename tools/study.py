@@ -1,6 +1,6 @@
 """Train a study's columns over its seeds and write their table.
 
-    tools/study.py jobs/ciao/study.yaml [--runs runs/ciao] [--parallel 2]
+    tools/study.py jobs/ciao/study.yaml [--runs runs/ciao/study] [--parallel 2]
 
 writes `RESULTS.md` beside the study (`study-x.yaml`: `RESULTS-x.md`). A run that is finished is not trained again. A
 study is a YAML file:
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--parallel", type=int, default=2)
     args = parser.parse_args()
     study = load(Study, str(args.study))
-    folder, runs = args.study.parent, args.runs or Path("runs") / args.study.parent.name
+    folder, runs = args.study.parent, args.runs or Path("runs") / args.study.parent.name / args.study.stem
     prepare(study)
     jobs = [job for part in study.sets for job in commands(study, folder, part=part)]
     with ThreadPoolExecutor(args.parallel) as pool:

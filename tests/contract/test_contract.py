@@ -55,7 +55,7 @@ SEVERAL_STAGES = sorted(PERIODIC | {"cl4rec"})  # in one lane
 LIKE = {"sml"}  # tables like others, whose rows are mapped: not cut by columns
 KINDS = {"sml": 3}  # how many stages of a lane it takes to meet every kind; elsewhere one
 # a bias has one column
-PLACES = {(m, "column_wise"): {"bias": "auto", "*": "column_wise"} for m in ("gru4rec", "caser")}
+PLACES = {(m, "column_wise"): {"bias": "auto", "*": "column_wise"} for m in ("gru4rec", "caser", "cdcf")}
 PLACEMENTS = [
     (method, *placed) for method in METHODS for placed in PLACED if method not in LIKE or placed[0] != "column_wise"
 ]

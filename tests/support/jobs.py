@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "adc": {"dim": 8, "hidden": 2, "negatives": 2},
     "cat_art": {"dim": 8},
     "cl4rec": {"dim": 8},
+    "cdcf": {"dim": 8},
     "clfm": {"dim": 8},
     "cmf": {"dim": 8},
     "tado": {"dim": 8},
