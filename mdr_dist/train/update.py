@@ -62,7 +62,7 @@ def _balanced(rule: GradNorm, losses: Losses) -> Losses:
     with torch.no_grad():
         there_K = value_K > 0
         weighted_K = weight_K * norm_K
-        rate_K = value_K / value_K.sum() * there_K.sum()  # over the mean of those that have rows
+        rate_K = value_K / value_K.sum().clamp(min=1e-30) * there_K.sum()  # over the mean of those that have rows
         target_K = weighted_K.sum() / there_K.sum().clamp(min=1) * rate_K**rule.asymmetry
         weight_K.grad = (weighted_K - target_K).sign() * norm_K * there_K
     others = {name: loss for name, loss in losses.items() if name not in rule.balanced}

@@ -82,6 +82,13 @@ def test_balancing_by_hand(absent: tuple[int, ...], asymmetry: float) -> None:
     assert np.allclose(trained.detach().numpy(), after * 3 / after.sum(), atol=1e-10)
 
 
+def test_a_batch_without_rows_leaves_the_weights() -> None:
+    shared, trained = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    rule = GradNorm(balanced=("a", "b"), shared=lambda: shared, trained=lambda: trained, asymmetry=1.5)
+    backward(rule, {"a": shared.sum() * 0, "b": shared.sum() * 0}, {})
+    assert trained.grad is not None and trained.grad.tolist() == [0, 0]
+
+
 def test_what_the_weights_are_kept_to() -> None:
     trained = torch.tensor([-1.0, 2.0], requires_grad=True)
     one = torch.ones(())
