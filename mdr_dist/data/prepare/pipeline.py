@@ -114,7 +114,7 @@ class _Job:
         kept = rows.keep(self._connection, self._recipe, where=self._where, earlier=self._earlier)
         rare = prune(self._connection, self._recipe, self._where)
         shutil.rmtree(os.path.join(self._work, "staged"))
-        starts, leaked = self._split(dataset)
+        starts, left_out = self._split(dataset)
         negatives, given_up = sample(self._connection, self._recipe)
         counts = report.row_counts(self._connection, kept.domains)
         self._check_empty(counts)
@@ -125,7 +125,7 @@ class _Job:
             "dropped": kept.dropped,
             "deduplicated": kept.deduplicated,
             "rare": rare,
-            "leaked": leaked,
+            **left_out,
             "kept": written - negatives,
             "negatives": negatives,
             "negatives_given_up": given_up,
@@ -180,18 +180,18 @@ class _Job:
         for file, faults in bad.items():
             self._rejects.add(read.explain(self._inputs[file], faults, self._skipped[file]))
 
-    def _split(self, dataset: NewDataset) -> tuple[tuple[int, ...], int]:
-        """Split the rows and cut them into periods; the starts of these, and how many leaking rows were dropped."""
+    def _split(self, dataset: NewDataset) -> tuple[tuple[int, ...], dict[str, int]]:
+        """Split the rows and cut them into periods; the starts of these, and how many rows were dropped and why."""
         starts = periods.cut(self._connection, self._recipe, self._where)
         if self._earlier:
             self._earlier.check_starts(starts, self._where)
         users = self._earlier.users() if self._earlier else None
-        leaked = split(self._connection, self._recipe, where=self._where, starts=starts, users=users)
+        dropped = split(self._connection, self._recipe, where=self._where, starts=starts, users=users)
         periods.check(self._connection, self._where, starts=starts)
         dataset.write_users(
             self._connection.sql("SELECT number AS user_key, key FROM users ORDER BY number").to_arrow_table()
         )
-        return starts, leaked
+        return starts, dropped
 
     def _check_empty(self, counts: dict[str, dict[str, int]]) -> None:
         rule = self._recipe.split

@@ -2,7 +2,7 @@
 
 Columns: `f0, f1, …` the features' raw values in the recipe's order (text, list of text, or double), `l0, …` labels,
 `_d` the domain's number, `_time` (seconds), `_h` the row's hash, `_s` the shipped split (0 train, 1 val, 2 test) or
-missing, and `_file, _row`, where it came from.
+missing, `_r`, where the recipe has `split.relevant`, whether it is true, and `_file, _row`, where it came from.
 """
 
 from __future__ import annotations
@@ -106,6 +106,9 @@ def _values(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str, r
     values["_domain"] = _domain(recipe)
     values["_time"] = _time(recipe)
     values["_s"] = _shipped(recipe)
+    if recipe.split.relevant:
+        _check(connection, relation, recipe.split.relevant, f"{where}: split.relevant: {recipe.split.relevant!r}")
+        values["_r"] = f"coalesce(({recipe.split.relevant}), false)"
     values["_v"] = "NULL"
     if recipe.dedupe and recipe.dedupe.value:
         _check(connection, relation, recipe.dedupe.value, f"{where}: dedupe.value: {recipe.dedupe.value!r}")

@@ -196,6 +196,8 @@ class Split(Section):
     `random` goes by a hash of (seed, user, item, time), so that it depends on no order, equal rows stay together, and
     a (user, item, time) falls into the same split in every domain. `user` puts all rows of a user into one split, for
     cold start. `drop_leaks` then drops training rows whose (user, item) is in val or test, in whatever domain.
+    `relevant` is an SQL expression like those of `where`: rows of val and test that it is not true for are dropped, so
+    that they neither train nor count as what there was to find.
     """
 
     random: Fractions | None = None
@@ -204,6 +206,7 @@ class Split(Section):
     time: ByTime | None = None
     column: ByColumn | None = None
     drop_leaks: bool = False
+    relevant: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Split:

@@ -25,8 +25,8 @@ def split(
     where: str,
     starts: tuple[int, ...] = (),
     users: pa.Table | None = None,
-) -> int:
-    """Make the table `rows`, cut into periods at `starts`; returns how many leaking training rows were dropped.
+) -> dict[str, int]:
+    """Make the table `rows`, cut into periods at `starts`; returns how many rows were dropped and why.
 
     `users` are those of an earlier data set, which keep their `user_key`.
     """
@@ -45,13 +45,18 @@ def split(
         f"FROM ({numbered})"
     )
     connection.execute(f"DROP {'TABLE kept' if recipe.table else 'VIEW kept; DROP TABLE parsed'}")
-    if not recipe.split.drop_leaks:
-        return 0
-    before = engine.one(connection, "SELECT count(*) FROM rows")
-    connection.execute(
-        "DELETE FROM rows WHERE _s = 0 AND (_user, _item) IN (SELECT (_user, _item) FROM rows WHERE _s > 0)"
-    )
-    return before - engine.one(connection, "SELECT count(*) FROM rows")
+    dropped = dict.fromkeys(("leaked", "irrelevant"), 0)
+    if recipe.split.drop_leaks:
+        heldout = "SELECT (_user, _item) FROM rows WHERE _s > 0"
+        dropped["leaked"] = _drop(connection, f"_s = 0 AND (_user, _item) IN ({heldout})")
+    if recipe.split.relevant:
+        dropped["irrelevant"] = _drop(connection, "_s > 0 AND NOT _r")
+    return dropped
+
+
+def _drop(connection: duckdb.DuckDBPyConnection, condition: str) -> int:
+    """Drop the rows that meet a condition; how many they were."""
+    return engine.one(connection, f"DELETE FROM rows WHERE {condition}")
 
 
 def _number(connection: duckdb.DuckDBPyConnection, table: str, column: str, *, known: pa.Table | None) -> None:

@@ -32,6 +32,7 @@ def test_the_report(bench, frame):
         "deduplicated": 0,
         "rare": 0,
         "leaked": 0,
+        "irrelevant": 0,
         "kept": len(kept),
         "negatives": 0,
         "negatives_given_up": 0,

@@ -189,3 +189,21 @@ def test_a_share_of_a_shipped_training_split_becomes_val(bench, frame):
     shares = [by_share(uniform(5, row.user, row.item, row.time), 0.2, 0.0) for row in rows]
     want = ["test" if row.shipped == "test" else share for row, share in zip(rows, shares, strict=True)]
     assert found["split"].tolist() == want and want.count("val") > 50
+
+
+def test_what_is_not_relevant_leaves_the_held_out_splits(bench, frame):
+    bench.recipe["derive"] = {"usual": 'avg(rating) OVER (PARTITION BY "user")'}
+    bench.recipe["split"] = {"random": {"val": 0.2, "test": 0.3}, "relevant": "rating > usual"}
+    bench.log(frame)
+    report = bench.run()
+    split = pd.Series([by_share(uniform(0, r.user, r.item, r.time), 0.2, 0.3) for r in frame.itertuples()])
+    usual = frame.groupby("user")["rating"].transform("mean")
+    stays = (split == "train") | (frame["rating"] > usual)
+    assert report["rows"]["irrelevant"] == (~stays).sum() > 100
+    assert sorted(bench.rows()["time"]) == sorted(frame[stays]["time"])
+
+
+def test_a_relevance_that_is_no_expression(bench, frame):
+    bench.log(frame)
+    bench.recipe["split"] = {"random": {}, "relevant": "rating > nothing"}
+    assert "split.relevant: 'rating > nothing'" in bench.fails()
