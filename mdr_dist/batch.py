@@ -23,6 +23,10 @@ class Ragged:
     values: Tensor
     lengths: Tensor
 
+    def to(self, device: torch.device) -> Ragged:
+        """The same lists on another device."""
+        return Ragged(self.values.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Extras:
@@ -35,6 +39,11 @@ class Extras:
     hops        the list features `user_nodes` and `item_nodes`: who is within so many interactions of the batch's
                 users, items and negatives; `Batch.graph` says how they hang together
     neighbours  of a node that are drawn at most, uniformly and anew at each step; 0: all
+    documents   which of `DOCUMENTS` come as `Batch.documents`, with the list feature `words`: the words in them, in
+                order, each once
+    leave_out   whether an item's document lacks what the row's user wrote about the item
+    means       the dense feature `mean` [B, 1]: the mean label of the row's item in its domain; where it has no row,
+                that of the domain
 
     All of it is training interactions of the slice's domains, `history` and neighbours of those of its `context`; where
     users and items are ranked, of the job's, and then `catalogue` and `taken` are empty. What is drawn is the same in
@@ -46,6 +55,9 @@ class Extras:
     catalogue: int = 0
     hops: int = 0
     neighbours: int = 0
+    documents: tuple[str, ...] = ()
+    leave_out: bool = False
+    means: bool = False
 
     @property
     def lists(self) -> tuple[str, ...]:
@@ -56,8 +68,33 @@ class Extras:
             "taken": self.catalogue,
             "user_nodes": self.hops,
             "item_nodes": self.hops,
+            "words": self.documents,
         }
         return tuple(name for name, there in named.items() if there)
+
+
+# what a document is put together from: the reviews that the row's user wrote in the row's domain, or in the job's other
+# one; reviews by others who rated what the user rated there, and rated it alike; and all reviews of the row's item
+DOCUMENTS = ("user", "other", "auxiliary", "item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """The documents of a batch's rows; what several rows have in common stands there once.
+
+    words  `values` [T] int64, places in the list feature `words`, and `lengths` [N] of the documents
+    at     kind → [B] int64, each row's document
+    other  [B] int64, the domain that `other` and `auxiliary` documents are of
+    """
+
+    words: Ragged
+    at: Mapping[str, Tensor]
+    other: Tensor
+
+    def to(self, device: torch.device) -> Documents:
+        """The same documents on another device."""
+        at = {kind: places.to(device, non_blocking=True) for kind, places in self.at.items()}
+        return Documents(words=self.words.to(device), at=at, other=self.other.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +135,7 @@ class Batch:
     position   [B] int64, the row's number among the global batch's real rows; -1 for padding
     count      real rows in the global batch;  domains  K;  seed  of this step, the same in every process
     progress   how far the epoch is: 0 at its first step, 1 at its last
-    graph      who took what around the rows, if batches bring it
+    graph      who took what around the rows, if batches bring it;  documents  what is written about them, if they do
     """
 
     ids: Mapping[str, Tensor]
@@ -114,6 +151,7 @@ class Batch:
     seed: int = 0
     progress: float = 1.0
     graph: Graph | None = None
+    documents: Documents | None = None
 
     def __len__(self) -> int:
         return len(self.domain)
@@ -129,13 +167,11 @@ class Batch:
         def move(part: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device, non_blocking=True) for name, tensor in part.items()}
 
-        lists = {
-            n: Ragged(r.values.to(device, non_blocking=True), r.lengths.to(device, non_blocking=True))
-            for n, r in self.lists.items()
-        }
+        lists = {name: ragged.to(device) for name, ragged in self.lists.items()}
         rows = move({n: getattr(self, n) for n in ("domain", "user_key", "weight", "position")})
         parts = {"ids": move(self.ids), "lists": lists, "dense": move(self.dense), "labels": move(self.labels)}
-        return replace(self, **parts, **rows, graph=self.graph and self.graph.to(device))
+        graph, documents = self.graph and self.graph.to(device), self.documents and self.documents.to(device)
+        return replace(self, **parts, **rows, graph=graph, documents=documents)
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean of `x` [B] over the global batch's real rows, as a share: its average over processes is it."""

@@ -62,8 +62,9 @@ class Slice:
     seen up to the slice's period that the user had not taken by its end or, with `pool="period"`, items of that period
     that the user did not take in it.
     A row is a row of the data set or, with `unit="user"`, a user of the slice, who comes once whatever the domains;
-    the row's domain is then 0 and its features, but the user's, are their default rows. Fewer users than a batch holds
-    are one batch, its rest padding; of rows a stage needs a whole batch at least.
+    the row's domain is then 0 and its features, but the user's, are their default rows. `users="common"` leaves only
+    those that are active in training in several of the job's domains. Fewer rows than a batch holds are one batch, its
+    rest padding.
     """
 
     split: str = "train"
@@ -76,6 +77,7 @@ class Slice:
     negatives: int = 0
     pool: Literal["past", "period"] = "past"
     unit: Literal["row", "user"] = "row"
+    users: Literal["all", "common"] = "all"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,6 @@ def job(dataset: str, tmp_path: Path) -> Path:
         (["method.features=[usr]"], "has no 'usr'; it has user"),
         (["data.path=nowhere"], "nowhere: not a data set"),
         (["data.domains=[d0,d9]"], "'d9' is not in data set tiny: its domains are d0, d1, d2"),
-        (["data.batch=100000"], "fewer than one batch of 100000"),
         (["data.streams=7"], "data.streams: 7 does not divide data.batch"),
         (["tables.placement=column_wise"], "column_wise with rowwise_adagrad"),
         (["tables.optimizer=adam", "tables.max_dense_rows=5"], "use rowwise_adagrad"),

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from mdr_dist.batch import Batch, Extras, Ragged
+from mdr_dist.data.documents import Documented
 from mdr_dist.data.interactions import Interactions
+from mdr_dist.data.means import Means
 from mdr_dist.data.neighbours import Neighbours, of_none
 from mdr_dist.data.order import Ints, seed_of
 from mdr_dist.data.reader import Reader
@@ -44,6 +46,10 @@ def adding(
         taken = Interactions.together(reader, own, split=split, period=period, upto=split == "train")
         steps.append(_Taken("taken", taken))
         steps.append(_Catalogue(Interactions.together(reader, own, period=period, upto=True).items, extras.catalogue))
+    if extras.means:
+        steps.append(_Means(reader, own, period=period))
+    if extras.documents:
+        steps.append(Documented(reader, extras, domains=domains, period=period))
     if extras.hops:
         neighbours = Neighbours.open(reader, domains=shown, period=period)
         steps.append(lambda batch, seed: neighbours.around(batch, extras, seed=seed))
@@ -71,6 +77,21 @@ class _Taken:
         row, place = self._taken.positives(batch.user_key.numpy())
         lengths = torch.from_numpy(np.bincount(row, minlength=len(batch)))
         return _with_list(batch, self._name, Ragged(torch.from_numpy(self._taken.items[place]), lengths))
+
+
+class _Means:
+    """The dense feature `mean`."""
+
+    def __init__(self, reader: Reader, domains: tuple[int, ...], *, period: int | None) -> None:
+        self._item = reader.dataset.schema.item
+        self._means = {domain: Means.open(reader, domain=domain, period=period) for domain in domains}
+
+    def __call__(self, batch: Batch, _: int) -> Batch:
+        item, domain = batch.ids[self._item].numpy(), batch.domain.numpy()
+        mean = np.zeros((len(batch), 1), dtype=np.float32)
+        for k, means in self._means.items():
+            mean[domain == k, 0] = means.of(item[domain == k])
+        return replace(batch, dense={**batch.dense, "mean": torch.from_numpy(mean)})
 
 
 class _Catalogue:

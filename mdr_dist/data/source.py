@@ -16,9 +16,11 @@ from mdr_dist.batch import Batch, Extras
 from mdr_dist.config import DataConfig
 from mdr_dist.data.collate import Pick, collate
 from mdr_dist.data.columns import Array, Columns
+from mdr_dist.data.common import Common
 from mdr_dist.data.extras import Adding, adding
 from mdr_dist.data.negatives import Negatives, check_items, uniforms
-from mdr_dist.data.order import Ints, Order, Plan, count_streams, dealt, permutation, seed_of, stratified
+from mdr_dist.data.opened import Opened
+from mdr_dist.data.order import Ints, Order, Plan, count_streams, dealt, seed_of, stratified
 from mdr_dist.data.prefetch import prefetch
 from mdr_dist.data.reader import Dataset, Group, Reader
 from mdr_dist.data.reservoir import Reservoir
@@ -55,6 +57,7 @@ class Source:
         self.reader = Reader(dataset, max_bytes=data.cache_mb << 20)
         self._negatives: dict[tuple[int, int | None, str], Negatives] = {}
         self._reservoirs: dict[Slice, Reservoir] = {}
+        self._commons: dict[Slice, Common] = {}
         self._users: dict[tuple[str, int | None, tuple[int, ...] | None], Users] = {}
         self._adding: dict[tuple[Slice, bool], tuple[Adding, ...]] = {}
 
@@ -96,7 +99,7 @@ class Source:
     def batches(self, slice: Slice, *, stage: str, epoch: int, start: int = 0) -> Iterator[Batch]:
         """An epoch in training order from batch `start` on: every row once, shuffled by (seed, stage, epoch).
 
-        The last batch of each stream is padded; so fewer users than a batch holds are one batch, the rest padding.
+        The last batch of each stream is padded; so fewer rows than a batch holds are one batch, the rest padding.
         `start` costs what the first batch costs: nothing before it is read. A wrong slice raises at once; what is
         wrong with a shard raises at the batch that needs it.
         """
@@ -121,7 +124,7 @@ class Source:
         schema, where = self.dataset.schema, f"split {slice.split} of data set {self.dataset.path}"
         where += "" if slice.period is None else f", period {slice.period}"
         if slice.unit == "user":
-            if not (users := self.users(slice.split, slice.period, domains=slice.domains).groups()):
+            if not (users := self._users_of(slice).groups()):
                 raise UserError(f"no user has a positive row in {where}; data.domains says which domains are read")
             return users
         domains = self._domains if slice.domains is None else slice.domains
@@ -129,6 +132,9 @@ class Source:
         if beyond := [k for k in domains if not 0 <= k < len(schema.domains)]:
             raise UserError(f"there is no domain number {beyond[0]} in data set {self.dataset.path}")
         groups = self.dataset.select(slice.split, domains=domains, period=slice.period, upto=slice.upto)
+        if slice.users == "common":
+            groups = self._common(slice, groups).groups(groups)
+            where += ", among users in common"
         missing = set(domains) - {group.domain for group in groups}
         if missing and (named or (strict and slice.period is None) or not groups):
             name = schema.domains[min(missing)]
@@ -143,14 +149,20 @@ class Source:
             self._reservoirs[slice] = Reservoir.open(self.reader, groups, size=slice.reservoir)
         return self._reservoirs[slice]
 
+    def _common(self, slice: Slice, groups: tuple[Group, ...]) -> Common:
+        """The rows of users who are active in training in several of the job's domains."""
+        if slice not in self._commons:
+            users = self.users("train", slice.period)
+            self._commons[slice] = Common.open(self.reader, groups, users=users)
+        return self._commons[slice]
+
+    def _users_of(self, slice: Slice) -> Users:
+        """The users that are the rows of a slice by user."""
+        users = self.users(slice.split, slice.period, domains=slice.domains)
+        return users.common if slice.users == "common" else users
+
     def _plan(self, slice: Slice, stage: str, epoch: int) -> Plan:
         groups = self._select(slice, strict=True)
-        rows = sum(group.rows for group in groups)
-        if slice.unit == "row" and rows < self._data.batch:
-            raise UserError(
-                f"split {slice.split} of data set {self.dataset.path} has {rows} rows for this stage, fewer than one "
-                f"batch of {self._data.batch}: lower data.batch to at most {rows}"
-            )
         parts = [groups]
         if slice.mix == "alternate":
             parts = [tuple(g for g in groups if g.domain == k) for k in sorted({g.domain for g in groups})]
@@ -182,7 +194,7 @@ class Source:
     def _read(
         self, plan: Plan, slice: Slice, *, key: tuple[str | int, ...], start: int, shuffle: bool
     ) -> Generator[Batch, None, None]:
-        opened = _Opened(self._columns(slice, keep=shuffle), linger=len(plan.orders), key=key if shuffle else None)
+        opened = Opened(self._columns(slice, keep=shuffle), linger=len(plan.orders), key=key if shuffle else None)
         for step in range(start, plan.steps):
             order, number = plan.turn(step)
             batch, place = self._batch(order, number, opened=opened, seed=seed_of(*key, step))
@@ -192,7 +204,7 @@ class Source:
             yield self.completed(batch, slice, seed=batch.seed if shuffle else seed_of(*key))
             opened.close_unused()
 
-    def _batch(self, order: Order, number: int, *, opened: _Opened, seed: int) -> tuple[Batch, Array]:
+    def _batch(self, order: Order, number: int, *, opened: Opened, seed: int) -> tuple[Batch, Array]:
         """This worker's part of a batch: its streams one after the other, each padded to its share.
 
         With it [B] the rows' places in the epoch, -1 for padding.
@@ -216,7 +228,9 @@ class Source:
     def _columns(self, slice: Slice, *, keep: bool) -> Callable[[int], Columns]:
         """How a group's rows come by its number."""
         if slice.unit == "user":
-            return partial(self.users(slice.split, slice.period, domains=slice.domains).columns, self.reader.layout)
+            return partial(self._users_of(slice).columns, self.reader.layout)
+        if slice.users == "common":
+            return partial(self._commons[slice].columns, keep=keep)
         drawn = self._reservoirs.get(slice)
 
         def columns(number: int) -> Columns:
@@ -251,36 +265,6 @@ class Source:
             drawn[:, rows] = negatives.draw(user_key[rows], item[rows], uniform)
         named = {f"negative_{at}": torch.from_numpy(ids) for at, ids in enumerate(drawn)}
         return replace(batch, ids={**batch.ids, **named})
-
-
-class _Opened:
-    """The row groups that streams stand in, each with the order in which its rows come.
-
-    A row group stays open for `linger` batches after its last use, so that domains that take turns find theirs again.
-    `key` shuffles the rows; without one they come as they are stored, and reading them disturbs no cache.
-    """
-
-    def __init__(self, columns: Callable[[int], Columns], *, linger: int, key: tuple[str | int, ...] | None) -> None:
-        self._columns, self._linger, self._key = columns, linger, key
-        self._clock = 0
-        self._open: dict[int, tuple[Columns, Array]] = {}
-        self._used: dict[int, int] = {}
-
-    def get(self, number: int) -> tuple[Columns, Array]:
-        """A row group and the numbers of its rows in order."""
-        self._used[number] = self._clock
-        if number not in self._open:
-            columns = self._columns(number)
-            size = len(columns)
-            rows = np.arange(size) if self._key is None else permutation(size, "rows", number, *self._key)
-            self._open[number] = columns, rows
-        return self._open[number]
-
-    def close_unused(self) -> None:
-        """Let go of what the last batches did not use."""
-        self._clock += 1
-        for number in [n for n, used in self._used.items() if used + self._linger < self._clock]:
-            del self._open[number], self._used[number]
 
 
 def _numbers(groups: tuple[Group, ...]) -> Ints:

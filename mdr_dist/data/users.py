@@ -25,12 +25,14 @@ _WAITING = 1 << 20  # rows that wait at most, or as many as there are users, bef
 class Users:
     """The users with positive rows in a split, by key.
 
-    keys [U] their `user_key` in order; ids [U] their id as a feature; active [U, K] 1 where a user has such a row.
+    keys [U] their `user_key` in order; ids [U] their id as a feature; active [U, K] 1 where a user has such a row, of
+    `domains`; 0 in all others.
     """
 
     keys: Ints
     ids: Ints
     active: NDArray[np.float32]
+    domains: tuple[int, ...]
 
     @classmethod
     def open(
@@ -41,12 +43,18 @@ class Users:
         found = mapped(
             reader, "users", key=(split, period, every), build=lambda _: _build(reader, split, period, every)
         )
-        return cls(found["keys"], found["ids"], found["active"])
+        return cls(found["keys"], found["ids"], found["active"], every)
+
+    @property
+    def common(self) -> Users:
+        """Those that are active in two domains or more."""
+        several = self.active.sum(1) > 1
+        return Users(self.keys[several], self.ids[several], self.active[several], self.domains)
 
     @property
     def in_common(self) -> Ints:
         """[K] how many users of each domain are active in another one too."""
-        return self.active[self.active.sum(1) > 1].sum(0).astype(np.int64)
+        return self.common.active.sum(0).astype(np.int64)
 
     def active_of(self, user_key: Array) -> NDArray[np.float32]:
         """[B, K] the domains that users [B] are active in; a user who is not among these is active in none."""

@@ -13,8 +13,8 @@ from mdr_dist.batch import world_size
 from mdr_dist.config import EvalConfig
 from mdr_dist.data.source import Source
 from mdr_dist.errors import UserError
+from mdr_dist.eval.collect import Collector, RankCollector, RateCollector
 from mdr_dist.eval.figures import UserFigures
-from mdr_dist.eval.metrics import RankCollector
 from mdr_dist.eval.ranking import Lookup, means, rank_users
 from mdr_dist.eval.ties import METRICS
 from mdr_dist.methods.base import Method
@@ -40,7 +40,7 @@ def evaluate(
     device: torch.device,
     config: EvalConfig = EvalConfig(),  # noqa: B008 (frozen)
 ) -> Measured:
-    """Measure a slice: rows' scores, or full ranking if the method retrieves."""
+    """Measure a slice: rows' scores, as logits or as ratings, or full ranking if the method retrieves."""
     if method.task != "retrieve":
         return Measured(score(method, lookup, source=source, slice_=slice_, device=device), {})
     users = rank_users(method, lookup, source=source, slice_=slice_, config=config, device=device)
@@ -51,6 +51,8 @@ def metric_names(method: Method, config: EvalConfig) -> tuple[str, ...]:
     """The metrics that `evaluate` gives, which training may watch."""
     if method.task == "retrieve":
         return tuple(f"{name}@{k}" for name in METRICS for k in config.ks)
+    if method.task == "rate":
+        return RateCollector.METRICS
     return ("auc", "gauc", "logloss", *(("bayes_auc",) if method.schema.truth else ()))
 
 
@@ -59,17 +61,18 @@ def score(method: Method, lookup: Lookup, *, source: Source, slice_: Slice, devi
     """Metrics of every row's score: `{"<domain>": {...}, "macro": {...}, "pooled": {...}}`.
 
     Exact: every process's scores are gathered, so the figures do not depend on how rows fell to processes. A
-    `UserError` if a label is neither 0 nor 1.
+    `UserError` if a label is neither 0 nor 1, where scores are logits.
     """
     schema = method.schema
-    collector = RankCollector()
+    collector = RateCollector() if method.task == "rate" else RankCollector()
     training = method.training
     method.eval()
     for batch in source.sweep(slice_):
         moved = batch.to(device)
         scores = method.score(lookup(moved), moved)
         real = batch.weight > 0
-        _check_labels(batch.label[real], source=source, slice_=slice_)
+        if method.task == "rank":
+            _check_labels(batch.label[real], source=source, slice_=slice_)
         truth = batch.labels[schema.truth][real].numpy() if schema.truth else None
         collector.add(
             scores.float().cpu()[real].numpy(),
@@ -93,13 +96,13 @@ def _check_labels(label: Tensor, *, source: Source, slice_: Slice) -> None:
         )
 
 
-def _shared(collector: RankCollector, domains: tuple[str, ...]) -> dict[str, Any]:
+def _shared(collector: Collector, domains: tuple[str, ...]) -> dict[str, Any]:
     if world_size() == 1:
         return collector.result(domains)
     states: list[Any] = [None] * world_size() if dist.get_rank() == 0 else []
     dist.gather_object(collector.state(), states if dist.get_rank() == 0 else None)
     result: list[Any] = [None]
     if dist.get_rank() == 0:
-        result = [RankCollector.merge(states).result(domains)]
+        result = [type(collector).merge(states).result(domains)]
     dist.broadcast_object_list(result)
     return result[0]

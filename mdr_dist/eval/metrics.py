@@ -7,7 +7,7 @@ how rows were shuffled or shared out over workers. Shapes: N rows. Labels are 0 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,12 @@ def gauc(score: ArrayLike, label: ArrayLike, user: ArrayLike) -> float:
 
     `user` [N] integers. `nan` if no user has both labels; errors as in `auc`.
     """
-    return _weighted(*count_wins(score, label, user))
+    return weighted(*count_wins(score, label, user))
 
 
 def logloss(probability: ArrayLike, label: ArrayLike) -> float:
     """Mean negative log-likelihood in nats of probabilities [N], which are clipped to [1e-7, 1 - 1e-7]."""
-    chance, target = _checked(probability, label)
+    chance, target = checked(probability, label)
     if chance.size and (chance.min() < 0 or chance.max() > 1):
         raise ValueError(f"probabilities must lie in [0, 1], got {chance.min()} to {chance.max()}; are they logits?")
     chance = np.clip(chance.astype(np.float64), CLIP, 1 - CLIP)
@@ -74,7 +74,7 @@ def count_wins(
     A win counts 2 for each pair of one user's rows in which the positive one scores higher, 1 for a tie, so a user's
     AUC is wins / (2 * positives * negatives). Without `user`, all rows are one user's.
     """
-    scores, labels = _checked(score, label)
+    scores, labels = checked(score, label)
     keys = _keys(scores, labels, None if user is None else np.asarray(user))
     if not keys.size:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
@@ -120,8 +120,8 @@ def _steps(total: Integers) -> Integers:
     return np.diff(total, prepend=0)
 
 
-def _weighted(wins: Integers, positives: Integers, negatives: Integers) -> float:
-    """Users' AUC weighted by rows."""
+def weighted(wins: Integers, positives: Integers, negatives: Integers) -> float:
+    """Users' AUC, of what `count_wins` counts, weighted by rows; `nan` if no user has both labels."""
     both = (positives > 0) & (negatives > 0)
     rows, pairs = (positives + negatives)[both], 2.0 * positives[both] * negatives[both]
     return _ratio(float((rows * (wins[both] / pairs)).sum()), float(rows.sum()))
@@ -138,8 +138,8 @@ def _float64(values: ArrayLike) -> Floats:
     return array
 
 
-def _checked(score: ArrayLike, label: ArrayLike) -> tuple[Floats, NDArray[Any]]:
-    """Scores (float32, or float64 for anything else) and labels, or an error that names the first bad row."""
+def checked(score: ArrayLike, label: ArrayLike) -> tuple[Floats, NDArray[Any]]:
+    """Scores [N] (float32, or float64 for anything else) and labels [N]; `ValueError` that names the first bad row."""
     scores, labels = np.asarray(score), np.asarray(label)
     if scores.shape != labels.shape or scores.ndim != 1:
         raise ValueError(f"score {scores.shape} and label {labels.shape} must be one-dimensional and equally long")
@@ -152,84 +152,6 @@ def _checked(score: ArrayLike, label: ArrayLike) -> tuple[Floats, NDArray[Any]]:
     if odd.any():
         raise ValueError(f"labels must be 0 or 1: row {int(odd.argmax())} has {labels[odd.argmax()]}")
     return scores, labels
-
-
-class RankCollector:
-    """Gathers scored rows and measures them per domain; some 10 to 18 bytes a row.
-
-    Workers each `add` their rows; `RankCollector.merge` of their `state()`s measures all of them.
-    """
-
-    def __init__(self) -> None:
-        self._chunks: list[dict[str, NDArray[Any]]] = []
-
-    def add(
-        self,
-        score: ArrayLike,
-        label: ArrayLike,
-        *,
-        domain: ArrayLike,
-        user: ArrayLike,
-        truth: ArrayLike | None = None,
-    ) -> None:
-        """Add real rows (no padding): logits [N], labels 0 or 1, domain numbers, user keys, true probabilities.
-
-        Scores are kept as float32. `truth` is given with every chunk or with none. Errors as in `auc`.
-        """
-        scores, labels = _checked(np.asarray(score, np.float32), label)
-        users = np.asarray(user)
-        small = users.size == 0 or (int(users.min()) >= -USER_LIMIT and int(users.max()) < USER_LIMIT)
-        chunk = {
-            "score": scores.copy(),
-            "label": labels.astype(np.uint8),
-            "domain": np.asarray(domain).astype(np.uint16),
-            "user": users.astype(np.int32 if small else np.int64),
-        }
-        if truth is not None:
-            chunk["truth"] = np.array(truth, np.float32)
-        lengths = {name: len(column) for name, column in chunk.items()}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"columns differ in length: {lengths}")
-        if self._chunks and self._chunks[0].keys() != chunk.keys():
-            raise ValueError("truth must be given with every chunk or with none")
-        self._chunks.append(chunk)
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """Column → all rows, to be sent to another process; empty if nothing was added."""
-        if len(self._chunks) > 1:
-            whole: dict[str, NDArray[Any]] = {}
-            for name in list(self._chunks[0]):
-                whole[name] = np.concatenate([chunk.pop(name) for chunk in self._chunks])
-            self._chunks = [whole]
-        return self._chunks[0] if self._chunks else {}
-
-    @classmethod
-    def merge(cls, states: Iterable[Mapping[str, NDArray[Any]]]) -> RankCollector:
-        """A collector of all the states' rows."""
-        collector = cls()
-        collector._chunks = [dict(state) for state in states if state]
-        if len({frozenset(chunk) for chunk in collector._chunks}) > 1:
-            raise ValueError("truth must be given by every worker or by none")
-        return collector
-
-    def result(self, domains: Sequence[str]) -> dict[str, dict[str, float | int | None]]:
-        """Domain name → `auc gauc logloss rows users` and, where the truth is known, `bayes_auc`; `macro`, `pooled`.
-
-        `bayes_auc` is the AUC of the true probabilities. Domains without rows are left out. `macro` is the mean over
-        the domains that have the metric; `pooled` takes all rows as one set, a user's rows of all domains together: the
-        "Overall" of the Crocodile paper. A metric that does not exist, for want of one of the classes, is None.
-        """
-        rows = self.state()
-        if not rows:
-            return {"macro": {}, "pooled": {}}
-        found: dict[str, dict[str, float | int | None]] = {}
-        for number, name in enumerate(domains):
-            here = rows["domain"] == number
-            if here.any():
-                found[name] = _measure({column: values[here] for column, values in rows.items()})
-        if sum(int(entry["rows"] or 0) for entry in found.values()) != len(rows["domain"]):
-            raise ValueError(f"domain numbers reach {int(rows['domain'].max())}, but only {len(domains)} have names")
-        return {**found, "macro": macro(list(found.values())), "pooled": _measure(rows)}
 
 
 def combined(
@@ -264,23 +186,6 @@ def _pooled(values: list[float | int | None], weights: list[int]) -> float | int
     return sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
 
 
-def _measure(rows: Mapping[str, NDArray[Any]]) -> dict[str, float | int | None]:
-    score, label = rows["score"], rows["label"]
-    by_user = count_wins(score, label, rows["user"])
-    with np.errstate(over="ignore"):
-        chance = 1 / (1 + np.exp(-score.astype(np.float64)))
-    values: dict[str, float | int | None] = {
-        "auc": _known(auc(score, label)),
-        "gauc": _known(_weighted(*by_user)),
-        "logloss": _known(logloss(chance, label)),
-        "rows": len(score),
-        "users": len(by_user[0]),
-    }
-    if "truth" in rows:
-        values["bayes_auc"] = _known(auc(rows["truth"], label))
-    return values
-
-
 def macro(entries: list[dict[str, float | int | None]]) -> dict[str, float | int | None]:
     """The mean of each metric over the entries that have it, None where none has; counts have no mean worth telling."""
     names = [name for name, value in (entries[0] if entries else {}).items() if not isinstance(value, int)]
@@ -289,5 +194,6 @@ def macro(entries: list[dict[str, float | int | None]]) -> dict[str, float | int
     return {name: sum(values) / len(values) if values else None for name, values in known.items()}
 
 
-def _known(value: float) -> float | None:
+def known(value: float) -> float | None:
+    """A metric that does not exist is None."""
     return None if math.isnan(value) else value

@@ -96,7 +96,7 @@ def build_trainer(
         device=device,
         identity=plan.identity(job),
         saves=own.saves,
-        validates="val" in plan.dataset.schema.rows,
+        validates=plan.validates,
         evaluation=job.eval,
         upstream=Outputs(run, [plan.lanes[name] for name in own.upstream]) if own.upstream else None,
     )

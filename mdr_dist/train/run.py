@@ -70,6 +70,12 @@ class Plan:
         schema = self.dataset.schema
         return Identity(str(job.method["name"]), schema.fingerprint, schema.grown_from)
 
+    def validates(self, stage: Stage) -> bool:
+        """Whether there are rows to validate a stage on."""
+        schema = self.dataset.schema
+        rows, domains = schema.rows.get("val", {}), stage.data.domains or range(len(schema.domains))
+        return any(rows.get(schema.domains[domain]) for domain in domains)
+
     @property
     def test(self) -> Slice | None:
         """What a run is measured on at its end; None where everything trains, as where time is cut into periods."""
@@ -116,7 +122,8 @@ def check(job: Job) -> Plan:
             f"data set {job.data.path} has neither a test nor a val split to measure {job.method['name']} on; "
             "add a split to its recipe"
         )
-    if plan.method.extras.active:
+    extras = plan.method.extras
+    if extras.active or extras.documents or any(stage.data.users == "common" for stage in plan.stages):
         source.check_in_common()
     on_gpu = job.launch.gpus_per_worker or (not job.launch.workers and torch.cuda.is_available())
     for name, workers in plan.workers(max(job.launch.workers, 1)).items():
@@ -133,7 +140,7 @@ def _check_evaluations(stage: Stage, plan: Plan, source: Source, *, job: Job) ->
                 f"train.eval_epochs: 0 means no evaluation while stage {stage.name!r} trains, which is to end after "
                 f"{patience} of them without a gain ({whose}); set eval_epochs to 1, or that patience to 0"
             )
-    elif not epochs_between(stage, job.train, validates="val" in plan.dataset.schema.rows):
+    elif not epochs_between(stage, job.train, validates=plan.validates(stage)):
         return
     elif monitored(stage, job.train, metric_names(plan.method, job.eval)) == LOSS:
         source.rows(replace(stage.data, split="val"))

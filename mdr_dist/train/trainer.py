@@ -54,8 +54,8 @@ class Trainer:
     device: torch.device
     identity: Identity
     saves: frozenset[str]
+    validates: Callable[[Stage], bool]  # whether the data set's val split has rows of the stage's domains
     upstream: Outputs | None = None
-    validates: bool = True  # whether the data set has a val split
     evaluation: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
@@ -139,7 +139,7 @@ class Trainer:
         while self.progress.epoch < epochs and not (patience and self.progress.stale >= patience):
             self._epoch(stage, dense)
             self.progress = replace(self.progress, epoch=self.progress.epoch + 1, step=0)
-            between = epochs_between(stage, self.config, validates=self.validates)
+            between = epochs_between(stage, self.config, validates=self.validates(stage))
             if between and self.progress.epoch % between == 0:
                 self._validate(stage, dense, patience=patience)
 

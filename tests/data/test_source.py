@@ -222,8 +222,6 @@ def test_wrong_slices_are_refused(tiny: Make) -> None:
         source(data).rows(Slice(domains=(2,)))
     with pytest.raises(UserError, match="domain 'games' is not in data set"):
         source(data, domains=("games",)).rows(Slice())
-    with pytest.raises(UserError, match=r"has 70 rows .* one batch of 128: lower data.batch to at most 70"):
-        source(data, batch=128).batches(Slice(), stage="joint", epoch=0)
     with pytest.raises(UserError, match=r"data\.streams: 4 streams cannot feed 5 workers"):
         source(data, batch=4, rank=0, world=5)
 

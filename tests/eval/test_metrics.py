@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, mean_absolute_error, mean_squared_error, roc_auc_score
 
-from mdr_dist.eval.metrics import RankCollector, auc, averaged, gauc, logloss, mae, mse, rmse
+from mdr_dist.eval.collect import RankCollector, RateCollector
+from mdr_dist.eval.metrics import auc, averaged, gauc, logloss, mae, mse, rmse
 
 
 def brute_auc(score, label):
@@ -250,3 +251,21 @@ def test_averaged_by_rows():
     assert found["b"] == {"auc": 0.7, "rows": 25, "users": 2}
     assert found["pooled"] == {"auc": pytest.approx(0.8), "rows": 40, "users": 12}
     assert found["macro"] == {"auc": pytest.approx((0.725 + 0.7) / 2)}
+
+
+def test_ratings_by_domain() -> None:
+    rng = np.random.default_rng(3)
+    score, label = rng.normal(3, 1, 200).astype(np.float32), rng.integers(1, 6, 200)
+    domain, user = rng.integers(0, 2, 200), rng.integers(0, 30, 200)
+    parts = [RateCollector() for _ in range(3)]
+    for part, rows in zip(parts, np.array_split(np.arange(200), 3), strict=True):
+        part.add(score[rows], label[rows], domain=domain[rows], user=user[rows])
+    found = RateCollector.merge(part.state() for part in parts).result(["a", "b", "c"])
+    assert list(found) == ["a", "b", "macro", "pooled"]
+    for name, here in {"a": domain == 0, "b": domain == 1, "pooled": domain >= 0}.items():
+        squared = mean_squared_error(label[here], score[here])
+        assert found[name]["mse"] == pytest.approx(squared) and found[name]["rmse"] == pytest.approx(squared**0.5)
+        assert found[name]["mae"] == pytest.approx(mean_absolute_error(label[here], score[here]))
+        assert found[name]["rows"] == here.sum() and found[name]["users"] == len(set(user[here]))
+    with pytest.raises(ValueError, match="2 of 3 scores are NaN"):
+        RateCollector().add([1.0, np.nan, np.nan], [1, 2, 3], domain=[0, 0, 0], user=[0, 0, 0])

@@ -103,7 +103,7 @@ def make(
         make_dense=lambda stage: DenseOptimizers(method, stage, dense),
         device=CPU,
         identity=Identity("down", "0" * 64),
-        validates=validates,
+        validates=lambda _: validates,
         saves=frozenset(spec.name for spec in SPECS),
     )
     trainer.script, trainer.measured, trainer.met = script, [], []

@@ -1,0 +1,171 @@
+"""Documents put together from reviews: what users wrote, what is written about items, and what others wrote alike.
+
+A document are its owner's reviews one after the other, in the order in which the data set holds them, cut to as many
+words as the data set's text is wide. Only training rows count.
+
+Shape letters: B rows, N documents, n owners, T words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from mdr_dist.batch import Batch, Documents, Extras, Ragged
+from mdr_dist.data.columns import Array
+from mdr_dist.data.interactions import located
+from mdr_dist.data.mapped import Arrays, mapped
+from mdr_dist.data.neighbours import of_none
+from mdr_dist.data.order import Ints
+from mdr_dist.data.reader import Reader
+from mdr_dist.data.reviews import Reviews, text_of
+from mdr_dist.data.users import Users
+from mdr_dist.errors import UserError
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The documents of one kind in a domain: of owners [n] in order, words [T], starts [n+1].
+
+    With authors [T], the user key of each word's, there are twice as many words as a document has: enough when one
+    author's are left out.
+    """
+
+    owners: Ints
+    starts: Ints
+    words: Array
+    authors: Array | None
+
+    @classmethod
+    def open(
+        cls, reader: Reader, kind: str, *, domain: int, period: int | None, users: Users, authors: bool = False
+    ) -> Texts:
+        """Those of a kind of `DOCUMENTS`; `users` are those of the job's domains.
+
+        Built once for all workers of a machine.
+        """
+        width = reader.dataset.schema[text_of(reader)].width
+        reviews = Reviews.open(reader, domain=domain, period=period)
+        key = (kind, domain, period, authors, users.domains if kind == "auxiliary" else ())
+        most = 2 * width if authors else width
+        found = mapped(
+            reader, "documents", key=key, build=lambda _: _build(reviews, kind, users, most=most, authors=authors)
+        )
+        return cls(found["owners"], found["starts"], found["words"], found.get("authors"))
+
+
+def _build(reviews: Reviews, kind: str, users: Users, *, most: int, authors: bool) -> Arrays:
+    review, owner = np.arange(len(reviews.user)), reviews.item if kind == "item" else reviews.user
+    if kind == "auxiliary":
+        review = reviews.alike(users.common.keys)
+        review, owner = review[review >= 0], owner[review >= 0]
+    order = np.argsort(owner, kind="stable")
+    review, owner = review[order], owner[order]
+    owners, first = np.unique(owner, return_index=True)
+    length = reviews.starts[review + 1] - reviews.starts[review]
+    before = np.cumsum(length) - length
+    before -= np.repeat(before[first], np.diff(np.append(first, len(owner))))  # words of the owner's reviews so far
+    kept = np.clip(most - before, 0, length)
+    ends = np.concatenate([[0], np.cumsum(kept)])
+    place = spread(reviews.starts[review], kept)
+    arrays: Arrays = {"owners": owners, "starts": ends[np.append(first, len(owner))], "words": reviews.words[place]}
+    return {**arrays, "authors": np.repeat(reviews.user[review], kept)} if authors else arrays
+
+
+def spread(start: Ints, count: Ints) -> Ints:
+    """[sum of counts] the numbers `start, start + 1, …`, `count` of them each."""
+    ends = np.cumsum(count)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - (ends - count), count)
+
+
+class Documented:
+    """What brings documents to batches."""
+
+    def __init__(self, reader: Reader, extras: Extras, *, domains: tuple[int, ...], period: int | None) -> None:
+        schema = reader.dataset.schema
+        if {"other", "auxiliary"} & set(extras.documents) and len(domains) != 2:
+            raise UserError(
+                f"data set {reader.dataset.path}: the method reads reviews of one domain for the other, and here are "
+                f"{len(domains)} domains; set data.domains to two"
+            )
+        self._item, self._kinds, self._leave_out = schema.item, extras.documents, extras.leave_out
+        self._most, self._vocabulary = schema[text_of(reader)].width, schema[text_of(reader)].rows
+        self._others = np.zeros(len(schema.domains), dtype=np.int64)
+        if len(domains) == 2:
+            self._others[list(domains)] = domains[::-1]
+        users = Users.open(reader, split="train", period=period, domains=domains)
+        self._texts = {
+            (kind, domain): Texts.open(
+                reader,
+                kind,
+                domain=domain,
+                period=period,
+                users=users,
+                authors=extras.leave_out and kind == "item",
+            )
+            for kind in extras.documents
+            for domain in domains
+        }
+        sizes = [len(texts.owners) for texts in self._texts.values()]
+        self._first = dict(zip(self._texts, (np.cumsum(sizes) - sizes).tolist(), strict=True))
+
+    def __call__(self, batch: Batch, _: int) -> Batch:
+        """The batch with `documents` and the list feature `words`."""
+        domain = batch.domain.numpy()
+        wanted = np.concatenate([self._wanted(kind, batch) for kind in self._kinds])
+        distinct, place = np.unique(wanted, axis=0, return_inverse=True)
+        words, lengths = self._words(distinct)
+        seen = np.zeros(self._vocabulary, dtype=bool)
+        seen[words] = True
+        values = (np.cumsum(seen) - 1)[words]
+        at = dict(zip(self._kinds, torch.from_numpy(place.reshape(len(self._kinds), -1)), strict=True))
+        documents = Documents(
+            words=Ragged(torch.from_numpy(values), torch.from_numpy(lengths)),
+            at=at,
+            other=torch.from_numpy(self._others[domain]),
+        )
+        lists = {**batch.lists, "words": of_none(np.flatnonzero(seen), len(batch))}
+        return replace(batch, lists=lists, documents=documents)
+
+    def _wanted(self, kind: str, batch: Batch) -> Ints:
+        """[B, 2] the number of each row's document, -1 where it has none, and whose words are left out, or -1."""
+        domain, user = batch.domain.numpy(), batch.user_key.numpy()
+        of = domain if kind in ("user", "item") else self._others[domain]
+        owner = batch.ids[self._item].numpy() if kind == "item" else user
+        wanted = np.full((len(batch), 2), -1, dtype=np.int64)
+        for k in np.unique(of[batch.weight.numpy() > 0]).tolist():
+            texts, rows = self._texts[kind, k], np.flatnonzero((of == k) & (batch.weight.numpy() > 0))
+            number, known = located(owner[rows], texts.owners, starts=np.arange(len(texts.owners) + 1))
+            wanted[rows, 0] = np.where(known > 0, self._first[kind, k] + number, -1)
+            if texts.authors is not None:
+                wanted[rows, 1] = np.where(known > 0, user[rows], -1)
+        return wanted
+
+    def _words(self, wanted: Ints) -> tuple[Ints, Ints]:
+        """The words of documents [N, 2], which come in order of their numbers, and how many each has."""
+        number, without = wanted.T
+        lengths = np.zeros(len(number), dtype=np.int64)
+        parts = [np.zeros(0, dtype=np.int64)]
+        for key, texts in self._texts.items():
+            first = self._first[key]
+            low, high = np.searchsorted(number, [first, first + len(texts.owners)])
+            own = number[low:high] - first
+            count = texts.starts[own + 1] - texts.starts[own]
+            place = spread(texts.starts[own], count)
+            if texts.authors is not None:
+                document = np.repeat(np.arange(len(own)), count)
+                place, document = _others_words(place, document, texts.authors, without[low:high], most=self._most)
+                count = np.bincount(document, minlength=len(own))
+            lengths[low:high] = count
+            parts.append(texts.words[place].astype(np.int64))
+        return np.concatenate(parts), lengths
+
+
+def _others_words(place: Ints, document: Ints, authors: Array, without: Ints, *, most: int) -> tuple[Ints, Ints]:
+    """The places of words that a document's left-out author did not write, `most` a document; and their documents."""
+    kept = authors[place] != without[document]
+    place, document = place[kept], document[kept]
+    nth = np.arange(len(document)) - np.searchsorted(document, document)
+    return place[nth < most], document[nth < most]

@@ -1,0 +1,55 @@
+"""How the items of a domain are rated on average.
+
+Shape letters: B rows, n items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mdr_dist.data.columns import check_ids, plain
+from mdr_dist.data.interactions import located, select
+from mdr_dist.data.mapped import Arrays, mapped
+from mdr_dist.data.order import Ints
+from mdr_dist.data.reader import Group, Reader
+
+
+@dataclass(frozen=True)
+class Means:
+    """items [n] ids in order; mean [n] of each item's training labels; usual, that of all the domain's rows."""
+
+    items: Ints
+    mean: NDArray[np.float64]
+    usual: float
+
+    @classmethod
+    def open(cls, reader: Reader, *, domain: int, period: int | None = None) -> Means:
+        """The first label's means over the training split, up to a period if one is given."""
+        groups = select(reader, (domain,), split="train", period=period, upto=True)
+        found = mapped(reader, "means", key=(domain, period), build=lambda _: _build(reader, groups))
+        return cls(np.asarray(found["items"]), np.asarray(found["mean"]), float(found["usual"][0]))
+
+    def of(self, item: Ints) -> NDArray[np.float64]:
+        """[B] the mean of items [B]."""
+        if not len(self.items):
+            return np.full(len(item), self.usual)
+        number, known = located(item, self.items, starts=np.arange(len(self.items) + 1))
+        return np.where(known > 0, self.mean[np.minimum(number, len(self.items) - 1)], self.usual)
+
+
+def _build(reader: Reader, groups: tuple[Group, ...]) -> Arrays:
+    schema, types = reader.dataset.schema, reader.layout.types
+    sums, counts = np.zeros((2, schema[schema.item].rows))
+    names = [schema.item, schema.labels[0]]
+    for group in groups:
+        table, where = reader.table(group, names), reader.where(group)
+        item, label = (plain(table, name, expected=types[name], where=where).to_numpy() for name in names)
+        check_ids(item, schema[schema.item], where)
+        counts += np.bincount(item, minlength=len(counts))
+        sums += np.bincount(item, weights=label, minlength=len(sums))
+    items = np.flatnonzero(counts)
+    usual = sums.sum() / max(counts.sum(), 1)
+    return {"items": items, "mean": sums[items] / counts[items], "usual": np.array([usual])}
