@@ -32,9 +32,8 @@ from mdr_dist.batch import Batch, Documents, Ragged
 from mdr_dist.methods.text import TextConfig, TextMethod, reading
 from mdr_dist.nn.mlp import linear, start
 from mdr_dist.nn.text import Convolution, chosen, softmax, sums
-from mdr_dist.rule import Sum
 from mdr_dist.schema import Schema
-from mdr_dist.stage import Losses, Rows, Slice, Stage
+from mdr_dist.stage import Rows, Slice, Stage
 
 SLOPE = 0.2  # of the leaky ReLU, TensorFlow's default
 
@@ -47,7 +46,6 @@ class CATNConfig(TextConfig):
     window      words that a filter sees; odd. Code: 3
     dim         K. Code: 32
     dropout     rate at which entries of aspects are dropped in training. Code: 0.2, which is told as 0.8 to keep
-    l2          weight of half the squared length of the dense parameters, but words', aspects' and biases. Code
     auxiliary   reviews by like-minded users: `reviews` reads them, `empty` has none (the code's defect), `none` leaves
                 them and their fusion out (ablation)
     leave_out   whether an item's document lacks the review of the user whose rating is predicted. Code: False
@@ -58,7 +56,6 @@ class CATNConfig(TextConfig):
     window: int = Field(default=3, ge=1)
     dim: int = Field(default=32, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    l2: float = Field(default=1e-5, ge=0)
     auxiliary: Literal["reviews", "empty", "none"] = "reviews"
     leave_out: bool = False
 
@@ -88,6 +85,7 @@ class CATN(TextMethod):
 
     Config = CATNConfig
     config: CATNConfig
+    unpenalised = ("words", "aspects")
 
     def __init__(self, config: CATNConfig, schema: Schema) -> None:
         super().__init__(config, schema)
@@ -118,14 +116,14 @@ class CATN(TextMethod):
             found = found.index_copy(0, row, read[place])
         return found
 
-    def user_aspects(self, rows: Rows, batch: Batch, dropped: Tensor) -> Tensor:
-        """[B, M, K] of each row's user, like-minded users' fused in; `dropped` [B, 2, M, K] are factors."""
-        own_BMK = self.read("other", rows, batch) * dropped[:, 0]
+    def user_aspects(self, rows: Rows, batch: Batch, kept_B2MK: Tensor) -> Tensor:
+        """[B, M, K] of each row's user, like-minded users' fused in; multiplied by dropout's factors."""
+        own_BMK = self.read("other", rows, batch) * kept_B2MK[:, 0]
         if self.config.auxiliary == "none":
             return own_BMK
         if self.config.auxiliary == "empty":
             return self.fuse(own_BMK, torch.zeros_like(own_BMK))
-        return self.fuse(own_BMK, self.read("auxiliary", rows, batch) * dropped[:, 1])
+        return self.fuse(own_BMK, self.read("auxiliary", rows, batch) * kept_B2MK[:, 1])
 
     def fuse(self, own_BMK: Tensor, others_BMK: Tensor) -> Tensor:
         """[B, M, K] a user's aspects with what like-minded users' tell of them."""
@@ -134,9 +132,9 @@ class CATN(TextMethod):
 
     def score(self, rows: Rows, batch: Batch) -> Tensor:
         """[B] the rating."""
-        dropped = self._dropped(batch)
-        user_BMK = self.user_aspects(rows, batch, dropped[:, :2])
-        item_BMK = self.read("item", rows, batch) * dropped[:, 2]
+        kept_B3MK = self.kept(batch, 3, self.config.aspects, self.config.dim, dropout=self.config.dropout)
+        user_BMK = self.user_aspects(rows, batch, kept_B3MK[:, :2])
+        item_BMK = self.read("item", rows, batch) * kept_B3MK[:, 2]
         # the one matrix serves both directions, transposed in the flow to the target
         to_target = (batch.domain == self.target)[:, None, None]
         similar_BKK = torch.where(to_target, self.similar.T, self.similar)
@@ -145,26 +143,10 @@ class CATN(TextMethod):
         alike_BMM = user_BMK @ similar_BKK @ item_BMK.mT
         return (correlated_BMM * alike_BMM).mean((1, 2)) + self.biases(rows, batch)
 
-    def _dropped(self, batch: Batch) -> Tensor:
-        """[B, 3, M, K] what entries of the three kinds of aspects are multiplied with."""
-        shape = (3, self.config.aspects, self.config.dim)
-        if not self.training or not self.config.dropout:
-            return batch.weight.new_ones(len(batch), *shape)
-        return (batch.uniform(*shape) >= self.config.dropout) / (1 - self.config.dropout)
-
-    def losses(self, rows: Rows, batch: Batch) -> Losses:
-        """`square` and, where it has a weight, `l2`: half the squared length of what it names."""
-        losses = super().losses(rows, batch)
-        if self.config.l2:
-            named = [p for n, p in self.named_parameters() if n not in ("words", "aspects")]
-            losses["l2"] = torch.stack([parameter.square().sum() / 2 for parameter in named]).sum()
-        return losses
-
     def stages(self) -> tuple[Stage, ...]:
         """Both flows, by turns."""
-        weights = {"l2": self.config.l2} if self.config.l2 else {}
         data = Slice(mix="alternate", users="common")
-        return (Stage(name="flows", loss=self.losses, data=data, update=Sum(weights), until=self.until),)
+        return (Stage(name="flows", loss=self.losses, data=data, update=self.rule(), until=self.until),)
 
 
 def _documents(batch: Batch) -> Documents:

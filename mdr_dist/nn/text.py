@@ -1,7 +1,7 @@
 """Documents as lists of words, one after the other: nothing is padded, so that nothing is computed for padding.
 
 What stands beside a document's ends counts as zero. Shape letters: W words of the batch, T words in all documents, N
-documents, D width, F filters, C the window, M aspects.
+documents, D width, F filters, C words of a window, M aspects, X numbers of a word.
 """
 
 from __future__ import annotations
@@ -40,11 +40,21 @@ def windows(words: Ragged, size: int, *, outside: int) -> Tensor:
     return torch.where(inside, words.values[place], outside) if len(of) else place
 
 
+def windowed(tap_WCX: Tensor, words: Ragged) -> Tensor:
+    """[T, X] of each word of a document the sum over its window, a word at place c of it counting by its tap c.
+
+    A word's taps [W, C, X] are made once, wherever and however often it stands: what a window makes is a sum of rows.
+    """
+    size = tap_WCX.shape[1]
+    at_TC = windows(words, size, outside=len(tap_WCX)) * size + torch.arange(size, device=tap_WCX.device)
+    taps = torch.cat([tap_WCX.flatten(0, 1), tap_WCX.new_zeros(size, tap_WCX.shape[2])])
+    return functional.embedding_bag(at_TC, taps, mode="sum")
+
+
 class Convolution(nn.Module):
     """A convolution over the words of documents and ReLU: vectors [W, D] of the words that occur → [T, F].
 
-    A word's product with each tap of the filters is made once, wherever and however often it stands; what a window
-    makes is then a sum of rows. That costs W products where a convolution over documents costs T.
+    It costs the products of W words with the filters, where a convolution over documents costs those of T.
     """
 
     def __init__(self, width: int, filters: int, *, window: int) -> None:
@@ -54,12 +64,8 @@ class Convolution(nn.Module):
 
     def forward(self, x_WD: Tensor, words: Ragged) -> Tensor:
         """`words` are places in `x_WD`."""
-        filters = len(self.bias)
-        window = len(self.weight) // filters
-        taps = functional.linear(x_WD, self.weight).view(-1, filters)  # word w, tap c: row w * window + c
-        at_TC = windows(words, window, outside=len(x_WD)) * window + torch.arange(window, device=x_WD.device)
-        taps = torch.cat([taps, taps.new_zeros(window, filters)])
-        return torch.relu(functional.embedding_bag(at_TC, taps, mode="sum") + self.bias)
+        tap_WCF = functional.linear(x_WD, self.weight).unflatten(1, (-1, len(self.bias)))
+        return torch.relu(windowed(tap_WCF, words) + self.bias)
 
 
 def softmax(logit_TM: Tensor, words: Ragged) -> Tensor:

@@ -112,9 +112,9 @@ def test_a_batch_of_one_domain_scores_as_in_a_mixed_one() -> None:
 def test_dropout_is_a_row_s_own_and_keeps_the_mean() -> None:
     batch, _ = text_batch(SIZE)
     model = build({**SETTINGS, "dropout": 0.5}, schema=SCHEMA)
-    factors = model._dropped(replace(batch, count=SIZE))
+    factors = model.kept(batch, 200, dropout=0.5)
     assert set(factors.unique().tolist()) == {0.0, 2.0} and 0.9 < float(factors.mean()) < 1.1
     later = replace(batch, position=batch.position.flip(0))
-    assert torch.equal(model._dropped(later).flip(0), factors)
+    assert torch.equal(model.kept(later, 200, dropout=0.5).flip(0), factors)
     model.eval()
-    assert torch.equal(model._dropped(batch), torch.ones_like(factors))
+    assert torch.equal(model.kept(batch, 200, dropout=0.5), torch.ones_like(factors))
