@@ -1,8 +1,8 @@
 """ANR: a rating is the sum over aspects of how user's and item's documents agree, weighed by what matters to both.
 
 Paper: Chin et al., "ANR: Aspect-based Neural Recommender", CIKM 2018, a baseline of CATN. Every word has a vector in
-each aspect's space; attention over windows of words makes an aspect's vector of a document (`read`). How the aspects of user
-and item fit tells how much each counts (`importance`). With P of the user and Q of the item, [A, H] each:
+each aspect's space; attention over windows of words makes an aspect's vector of a document (`read`). How the aspects
+of user and item fit tells how much each counts (`importance`). With P of the user and Q of the item, [A, H] each:
 
     S = relu(P W_s Q^T),   beta_u = softmax(relu(P W_x + S Q W_y) v_x),   beta_i = softmax(relu(Q W_y + S^T P W_x) v_y)
     r = sum_a beta_u,a beta_i,a <P_a, Q_a> + b_user + b_item                                                 (Equation)
