@@ -18,6 +18,9 @@ study is a YAML file:
                                        # first metric
     moments: {of: before}              # optional: a table by period `before` which, or stage `after` which, it was
                                        # measured; with `domain: a` of that domain, else of the mean over domains
+    plot: {gain: method.asymmetry}     # optional: the first metric by this setting of the columns, drawn to
+                                       # `RESULTS….svg`; the key is the axis's name
+    set: {method.dim: 8}               # optional: laid over the settings of every column
     columns:                           # title → job beside the study, settings laid over it
       Shared Bottom, one domain: {job: shared_bottom.yaml, single: true}    # trained once a domain, on its rows alone
       Crocodile: {job: crocodile.yaml, set: {method.alpha: 1.0e-4}}
@@ -38,6 +41,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from study_plot import sweep
 from study_report import ALSO, Study, report, run_name
 
 from mdr_dist.config import load
@@ -49,7 +53,14 @@ def commands(study: Study, folder: Path, *, part: str) -> Iterator[tuple[str, li
         for seed in study.seeds:
             for domain in study.first(part).domains if column.single else ("",):
                 name, data = run_name(title, seed, part=part, domain=domain), study.path(seed, part)
-                values = {"name": name, "data.path": data, "train.seed": seed, "train.threads": 1, **column.set}
+                values = {
+                    "name": name,
+                    "data.path": data,
+                    "train.seed": seed,
+                    "train.threads": 1,
+                    **study.set,
+                    **column.set,
+                }
                 values |= {"data.domains": [domain]} if domain else {}
                 settings = [text for key, value in values.items() for text in ("--set", f"{key}={json.dumps(value)}")]
                 yield name, ["train", str(folder / column.job), "--quiet", *settings]
@@ -108,6 +119,9 @@ def main() -> None:
         "",
     ]
     out = folder / args.study.name.replace("study", "RESULTS").replace(".yaml", ".md")
+    if study.plot:
+        sweep(study, runs, str(out.with_suffix(".svg")))
+        head += [f"![{study.metrics[0]} by {next(iter(study.plot))}]({out.stem}.svg)", ""]
     out.write_text("\n".join(head + [line for part in study.sets for line in report(study, runs, part=part)]))
     print(out.read_text())
 

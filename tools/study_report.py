@@ -11,10 +11,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from scipy.stats import ttest_1samp
 
 from mdr_dist.data.layout import read_schema
 from mdr_dist.eval.gains import gains
 from mdr_dist.schema import Schema
+from mdr_dist.train.trainer import ERRORS
 
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 ALSO = "also.json"  # in a run's folder: how it does with other settings of `eval`
@@ -52,11 +54,19 @@ class Study(BaseModel):
     also: dict[str, Any] = {}
     published: dict[str, dict[str, tuple[float, ...]]] = {}
     metrics: tuple[str, ...] = ("auc", "gauc")
+    plot: dict[str, str] = {}
+    set: dict[str, Any] = {}
     columns: dict[str, Column]
 
     def path(self, seed: int, part: str) -> str:
         """The data set of a seed."""
         return self.data.format(seed=seed, set=part)
+
+    def tested(self, part: str) -> tuple[str, ...]:
+        """The domains that are measured: those with rows in the split that is."""
+        schema = self.first(part)
+        rows = next((schema.rows[split] for split in ("test", "val") if split in schema.rows), {})
+        return tuple(domain for domain in schema.domains if rows.get(domain) or not rows)
 
     def first(self, part: str) -> Schema:
         """The schema of the first seed's data set."""
@@ -72,7 +82,7 @@ def run_name(title: str, seed: int, *, part: str = "", domain: str = "") -> str:
 
 def gather(study: Study, runs: Path, *, part: str, metric: str, file: str = "metrics.json") -> dict[str, Values]:
     """Column title → the metric by seed and domain."""
-    domains = study.first(part).domains
+    domains = study.tested(part)
 
     def value(title: str, seed: int, domain: str) -> float:
         name = run_name(title, seed, part=part, domain=domain if study.columns[title].single else "")
@@ -111,15 +121,19 @@ def chance(study: Study, runs: Path, *, part: str, metric: str, file: str = "met
     return [f"A random order: {', '.join(levels)}.", ""] if levels else []
 
 
-def verdicts(columns: dict[str, Values], subject: str, domains: tuple[str, ...]) -> list[str]:
-    """A line a column: the subject's gain in the macro mean, seed by seed, and in how many domains it is ahead."""
+def verdicts(columns: dict[str, Values], subject: str, *, domains: tuple[str, ...], metric: str) -> list[str]:
+    """A line a column: the subject's gain in the macro mean, seed by seed, and in how many domains it is ahead.
+
+    From three seeds on with the p of a paired t-test, whether the gain is 0. An error gains by falling.
+    """
     lines = []
     for title, values in columns.items():
         if title == subject:
             continue
-        gain = columns[subject] - values
+        gain = (values - columns[subject]) if metric in ERRORS else (columns[subject] - values)
         macro, behind = gain.mean(1), [name for name, mean in zip(domains, gain.mean(0), strict=True) if mean <= 0]
         span = f"{macro.mean():+.4f} (by seed {macro.min():+.4f} to {macro.max():+.4f})"
+        span += f", p {ttest_1samp(macro, 0).pvalue:.2g}" if len(macro) > 2 else ""
         ahead = f"{len(domains) - len(behind)} of {len(domains)}" + (f", not in {', '.join(behind)}" if behind else "")
         lines.append(f"- {subject} against {title}: {span}; ahead in {ahead}")
     return lines
@@ -137,7 +151,7 @@ def intervals(study: Study, runs: Path, *, part: str, metric: str) -> list[str]:
     }
     lines = [f"Gain over {study.baseline} in {metric}, and its 95 % interval (users drawn with replacement):", ""]
     lines += [f"| domain | {' | '.join(others)} |", f"|---|{'---|' * len(others)}"]
-    for domain in study.first(part).domains:
+    for domain in study.tested(part):
         cells = [found[title][domain] for title in others]
         texts = [f"{cell.difference:+.4f} [{cell.low:+.4f}, {cell.high:+.4f}] {cell.verdict}" for cell in cells]
         lines.append(f"| {domain} | {' | '.join(texts)} |")
@@ -185,14 +199,15 @@ def _cell(values: Iterable[float], digits: int = 4) -> str:
 def report(study: Study, runs: Path, *, part: str) -> list[str]:
     """The tables and verdicts of a set, by metric."""
     schema = study.first(part)
-    domains = schema.domains
+    domains = study.tested(part)
     lines: list[str] = [f"# {study.path(study.seeds[0], part)}", ""] if part else []
-    sizes = [f"{domain} {' / '.join(f'{rows[domain]:,}' for rows in schema.rows.values())}" for domain in domains]
+    counts = {domain: [rows.get(domain, 0) for rows in schema.rows.values()] for domain in schema.domains}
+    sizes = [f"{domain} {' / '.join(f'{rows:,}' for rows in own)}" for domain, own in counts.items()]
     lines += [f"Rows ({' / '.join(_SPLITS[split] for split in schema.rows)}): {'; '.join(sizes)}.", ""]
     for metric in study.metrics:
         columns = gather(study, runs, part=part, metric=metric)
         lines += [f"## {metric}", *table(columns, domains), *chance(study, runs, part=part, metric=metric)]
-        lines += [*verdicts(columns, study.subject, domains), ""]
+        lines += [*verdicts(columns, study.subject, domains=domains, metric=metric), ""]
         if part in study.published and metric == study.metrics[0]:
             lines += published(study.published[part], domains)
         if study.also and metric in _result(runs, study.subject, study.seeds[0], part=part, file=ALSO)["test"]["macro"]:

@@ -11,6 +11,7 @@ BASELINES: dict[str, str] = {
     "spmf": "mdr_dist.baselines.periodic.spmf:SPMF",
     "gru4rec": "mdr_dist.baselines.sequence.gru4rec:GRU4Rec",
     "caser": "mdr_dist.baselines.sequence.caser:Caser",
+    "anr": "mdr_dist.baselines.text.anr:ANR",
     "shared_bottom": "mdr_dist.baselines.rank.shared_bottom:SharedBottom",
     "mmoe": "mdr_dist.baselines.rank.mmoe:MMoE",
 }

@@ -3,13 +3,15 @@
     schema.json                    written last: a folder without it is not a data set
     files.json                     every shard with its rows and row groups, so that opening lists no folder
     vocabulary/<space>.parquet     id int64, key string, count int64 (and domain string, in a per-domain space)
+    vectors/<space>.parquet        id int64, vector fixed-size list of float32: pretrained ones of words that have one
     users.parquet                  user_key int64, key string: every user of a data set that `prepare` made
     report.json  rejected/         what `prepare` kept and dropped, and why
     domain=<name>/split=<name>/part-00000.parquet
 
 A shard holds rows of one domain, one split and one period, in row groups of ROW_GROUP rows. Columns: one a feature
 (`id` int32 or int64; `ids` and `text` list of those; `dense` float32, or a fixed-size list of float32 where the width
-is over 1), one a label (float32), `user_key` int64 and, where the log had it, `time` int64 in seconds.
+is over 1), one a label (float32), `user_key` int64 and, where the log had it, `time` int64 in seconds. A `text` is one
+review: ids from 1 on of its known words in order; id 0, whose key is "", stands in no list and is for padding.
 
 Where time is cut into periods, `prepare` writes the rows of a domain, split and period in time order, through all part
 files; elsewhere their order is random. So in a period a user's first row of a domain carries the history up to that
@@ -160,6 +162,10 @@ class NewDataset:
             digest.update(b"\x1d")
         return digest.hexdigest()
 
+    def write_vectors(self, space: str, table: pa.Table) -> None:
+        """Write `id, vector` of the words of a vocabulary that have a pretrained vector, in id order."""
+        self._write(_vectors(space), table)
+
     def write_users(self, table: pa.Table) -> None:
         """Write `user_key, key`, in order of `user_key`."""
         self._write(USERS, table)
@@ -203,6 +209,12 @@ def read_vocabulary(path: str, space: str) -> pa.Table:
     return _read(storage.join(path, _vocabulary(space)))
 
 
+def read_vectors(path: str, space: str) -> pa.Table | None:
+    """`id, vector` of the words of a vocabulary that have a pretrained vector, in id order; `None` without such."""
+    url = storage.join(path, _vectors(space))
+    return _read(url) if storage.exists(url) else None
+
+
 def read_users(path: str) -> pa.Table:
     """`user_key, key` of every user of a data set that `prepare` made; a `UserError` if it is not there."""
     return _read(storage.join(path, USERS))
@@ -210,6 +222,10 @@ def read_users(path: str) -> pa.Table:
 
 def _vocabulary(space: str) -> str:
     return f"vocabulary/{quote(space, safe='')}.parquet"
+
+
+def _vectors(space: str) -> str:
+    return f"vectors/{quote(space, safe='')}.parquet"
 
 
 def _read(url: str) -> pa.Table:

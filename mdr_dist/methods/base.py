@@ -39,8 +39,15 @@ class Method(nn.Module):
         """The embedding tables."""
         raise NotImplementedError
 
+    def pretrained(self) -> dict[str, str]:
+        """Table or dense parameter [rows, D] → the vocabulary whose vectors, if the data set has any, it starts from.
+
+        Rows of keys that have no vector start as declared.
+        """
+        return {}
+
     def score(self, rows: Rows, batch: Batch) -> Tensor:
-        """[B] what ranks; for `task="rank"` the logit of the label."""
+        """[B] what ranks; for `task="rank"` the logit of the label, for `task="rate"` the rating."""
         raise NotImplementedError
 
     def user_vector(self, rows: Rows, batch: Batch) -> Tensor:

@@ -22,6 +22,7 @@ from mdr_dist.train.dense import DenseOptimizers
 from mdr_dist.train.monitor import Monitor
 from mdr_dist.train.run import METRICS, PLAN, Plan, check, finish, plan_of
 from mdr_dist.train.trainer import Trainer
+from mdr_dist.train.vectors import start_from_vectors
 
 Echo = Callable[[str], None]
 
@@ -84,6 +85,7 @@ def build_trainer(
     rank = torch.distributed.get_rank() if world_size() > 1 else 0
     own, method = plan.lanes[lane], plan.method.to(device)
     tables = make_tables(plan.specs(own), own.stages, config=job.tables, device=device, seed=job.train.seed)
+    start_from_vectors(method, tables, path=plan.dataset.path)
     return Trainer(
         method=method,
         tables=tables,

@@ -26,6 +26,7 @@ from mdr_dist.stage import Lane, Slice, Stage, TableSpec, lanes, within
 from mdr_dist.tables import check_tables
 from mdr_dist.tables import plan as plan_tables
 from mdr_dist.train.trainer import LOSS, epochs_between, held_out, monitored, patience_of
+from mdr_dist.train.vectors import check_vectors
 
 JOB, PLAN, METRICS = "job.yaml", "plan.json", "metrics.json"
 ERROR, TRACEBACK = "error.json", "error.txt"  # why the last attempt failed: the user's line, or a fault of ours
@@ -122,6 +123,7 @@ def check(job: Job) -> Plan:
             f"data set {job.data.path} has neither a test nor a val split to measure {job.method['name']} on; "
             "add a split to its recipe"
         )
+    check_vectors(plan.method, plan.dataset.path)
     extras = plan.method.extras
     if extras.active or extras.documents or any(stage.data.users == "common" for stage in plan.stages):
         source.check_in_common()

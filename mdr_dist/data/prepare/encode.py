@@ -6,16 +6,16 @@ Sampled negatives are no exposures. A data set that grows from an earlier one ha
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from mdr_dist.data.layout import NewDataset
-from mdr_dist.data.prepare import engine, history
+from mdr_dist.data.prepare import engine, history, text
+from mdr_dist.data.prepare.encoding import Encoding
 from mdr_dist.data.prepare.feature import FeatureRecipe
 from mdr_dist.data.prepare.grow import Earlier
 from mdr_dist.data.prepare.recipe import Recipe
@@ -23,21 +23,6 @@ from mdr_dist.data.prepare.rows import place_of
 from mdr_dist.data.prepare.sections import SPLITS
 from mdr_dist.data.prepare.split import cuts
 from mdr_dist.schema import DOMAIN, Feature
-
-
-@dataclass
-class Encoding:
-    """What gives the ids their meaning, and the SQL of each column: `joins`, by feature, look up what `columns` use.
-
-    `earlier` is the data set that this one grows from.
-    """
-
-    earlier: Earlier | None = None
-    features: list[Feature] = field(default_factory=list)
-    digests: dict[str, str] = field(default_factory=dict)
-    report: dict[str, dict[str, Any]] = field(default_factory=dict)
-    columns: list[str] = field(default_factory=list)
-    joins: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,9 +51,10 @@ def encode(
     *,
     domains: tuple[str, ...],
     dataset: NewDataset,
+    where: str,
     earlier: Earlier | None = None,
 ) -> Encoding:
-    """Build and write the vocabularies, and say how rows are encoded."""
+    """Build and write the vocabularies, and say how rows are encoded; `UserError` where no word is left for one."""
     encoding = Encoding(earlier=earlier, report={feature.name: {} for feature in recipe.features})
     made: dict[int, tuple[Feature, str]] = {}
     for number, space in enumerate(dict.fromkeys(f.space for f in recipe.features if f.looked_up)):
@@ -85,6 +71,7 @@ def encode(
         if feature.kind == "dense":
             column = _dense(connection, place, feature, encoding)
             made[place] = (Feature(name=feature.name, kind="dense"), column)
+    made |= text.encode(connection, recipe, dataset=dataset, encoding=encoding, where=where)
     made |= _histories(connection, recipe, made, encoding)
     for place in range(len(recipe.features)):
         encoding.features.append(made[place][0])
@@ -132,7 +119,7 @@ def _vocabulary(
             name=feature.name,
             kind="ids" if feature.kind == "ids" else "id",
             rows=int(ends[-1]),
-            width=feature.width,
+            width=feature.most,
             scope=feature.scope,
             starts=starts if space.per_domain else (),
             vocabulary=space.name,

@@ -69,7 +69,7 @@ def _csv(source: Input, path: str) -> tuple[str, dict[str, str]]:
 def _header(source: Input, path: str) -> list[str]:
     """The names in the first line; `UserError` if a declared column is not among them."""
     try:
-        with open_text(path, source.files) as file:
+        with open_text(path, source.files.encoding) as file:
             names = next(csv_reader(file, source.files), [])
     except OSError as error:
         raise UserError(f"{source.url}: cannot be unpacked: {engine.one_line(error)}") from error

@@ -43,7 +43,7 @@ def expand(files: Files, raw: str) -> list[tuple[str, dict[str, str]]]:
     """URL and constants of each file, in order; `UserError` if a glob finds none or a name does not match."""
     found: list[tuple[str, dict[str, str]]] = []
     for given in files.files:
-        url = given if "://" in given or os.path.isabs(given) else storage.join(raw, given)
+        url = below(raw, given)
         matches = _matches(url)
         if not matches:
             raise UserError(f"{url}: no such file; --raw names the folder of raw files")
@@ -58,6 +58,11 @@ def expand(files: Files, raw: str) -> list[tuple[str, dict[str, str]]]:
     return found
 
 
+def below(raw: str, given: str) -> str:
+    """A path that a recipe gives, relative to the raw folder unless it is absolute or a URL."""
+    return given if "://" in given or os.path.isabs(given) else storage.join(raw, given)
+
+
 def _matches(url: str) -> list[str]:
     fs, path = storage.filesystem(url)
     if not any(mark in path for mark in "*?["):
@@ -67,21 +72,21 @@ def _matches(url: str) -> list[str]:
     return [str(fs.unstrip_protocol(str(match))) for match in sorted(fs.glob(path)) if fs.isfile(match)]
 
 
-def local(source: Input) -> str:
-    """A plain local path to the file, brought here if it is elsewhere; `UserError` if it is empty or cut short."""
-    fs, path = storage.filesystem(source.url)
+def local(url: str, work: str) -> str:
+    """A local path to the file, brought to `work` if it is elsewhere; `UserError` if it is empty or cut short."""
+    fs, path = storage.filesystem(url)
     if not fs.size(path):
-        raise UserError(f"{source.url}: the file is empty")
-    if not storage.is_local(source.url):
-        here = os.path.join(source.work, path.rsplit("/", 1)[-1])
+        raise UserError(f"{url}: the file is empty")
+    if not storage.is_local(url):
+        here = os.path.join(work, path.rsplit("/", 1)[-1])
         fs.get_file(path, here)
         path = here
     if path.endswith(".zst"):  # the engine takes a truncated zstd stream for a short one
-        plain = os.path.join(source.work, os.path.basename(path)[: -len(".zst")])
+        plain = os.path.join(work, os.path.basename(path)[: -len(".zst")])
         try:
             with pa.input_stream(path, compression="zstd") as packed, open(plain, "wb") as file:
                 shutil.copyfileobj(packed, file, 1 << 20)
         except OSError as error:
-            raise UserError(f"{source.url}: cut short or not zstd: {engine.one_line(error)}") from error
+            raise UserError(f"{url}: cut short or not zstd: {engine.one_line(error)}") from error
         path = plain
     return path

@@ -77,7 +77,10 @@ def _draw(connection: duckdb.DuckDBPyConnection, recipe: Recipe, turn: int) -> N
 
 
 def _insert(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> None:
-    """Copy each positive row under its sampled item; where an item's features vary in the log, one row's are taken."""
+    """Copy each positive row under its sampled item; where an item's features vary in the log, one row's are taken.
+
+    Nobody wrote a text on a sampled item, so there it is missing.
+    """
     item = place_of(recipe, recipe.item)
     follow = [f"f{place}" for place, feature in enumerate(recipe.features) if feature.of == "item" or place == item]
     taken = ", ".join(f"arg_min({column}, _h) AS {column}" for column in follow if column != f"f{item}")
@@ -86,6 +89,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, recipe: Recipe) -> None:
         f"FROM rows GROUP BY _item"
     )
     changed = [f"f.{column} AS {column}" for column in follow]
+    changed += [f"NULL AS f{place}" for place, feature in enumerate(recipe.features) if feature.kind == "text"]
     changed += [f"0 AS l{place}" for place in range(len(recipe.labels))]
     changed += ["n._item AS _item", "CAST(n.j AS SMALLINT) AS _n", f"{HASH.format('r._h, n.j')} AS _h"]
     connection.execute(

@@ -15,9 +15,10 @@ import duckdb
 from mdr_dist import storage
 from mdr_dist.config import load
 from mdr_dist.data.layout import NewDataset, arrow_schema
-from mdr_dist.data.prepare import engine, periods, read, report, rows, write
+from mdr_dist.data.prepare import engine, periods, read, report, rows, vectors, write
 from mdr_dist.data.prepare.core import prune
-from mdr_dist.data.prepare.encode import Encoding, encode
+from mdr_dist.data.prepare.encode import encode
+from mdr_dist.data.prepare.encoding import Encoding
 from mdr_dist.data.prepare.grow import Earlier, open_earlier
 from mdr_dist.data.prepare.inputs import Input, expand
 from mdr_dist.data.prepare.negatives import sample
@@ -109,6 +110,7 @@ class _Job:
     def run(self, raw: str, dataset: NewDataset, pool: Pool) -> dict[str, Any]:
         """All steps; returns the report."""
         result: dict[str, Any] = {"name": self._name, "seed": self._recipe.seed}
+        pretrained = vectors.find(self._recipe, raw)
         staged, result["rows"] = self._read(raw, pool)
         self._parse(staged)
         kept = rows.keep(self._connection, self._recipe, where=self._where, earlier=self._earlier)
@@ -118,7 +120,7 @@ class _Job:
         negatives, given_up = sample(self._connection, self._recipe)
         counts = report.row_counts(self._connection, kept.domains)
         self._check_empty(counts)
-        encoding = encode(self._connection, self._recipe, domains=kept.domains, dataset=dataset, earlier=self._earlier)
+        encoding = self._encode(kept.domains, dataset, pretrained)
         written = sum(sum(by_domain.values()) for by_domain in counts.values())
         result["rows"] |= {
             "rejected": len(self._rejects.rows),
@@ -210,6 +212,22 @@ class _Job:
                         f"{self._where}: domain {domain!r} has no rows in split {split_name!r}; "
                         "leave it out with domain.keep or domain.largest, or split otherwise"
                     )
+
+    def _encode(self, domains: tuple[str, ...], dataset: NewDataset, pretrained: dict[str, str]) -> Encoding:
+        """Write vocabularies, and vectors from these files by vocabulary, and say how rows are encoded."""
+        encoding = encode(
+            self._connection,
+            self._recipe,
+            domains=domains,
+            dataset=dataset,
+            where=self._where,
+            earlier=self._earlier,
+        )
+        told = vectors.add(pretrained, dataset, os.path.join(self._work, "vectors"))
+        for feature in self._recipe.features:
+            if feature.vectors:
+                encoding.report[feature.name]["vectors"] = told[feature.space]
+        return encoding
 
     def _schema(
         self, domains: tuple[str, ...], encoding: Encoding, counts: dict[str, dict[str, int]], *, periods: int

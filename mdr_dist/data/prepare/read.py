@@ -37,7 +37,7 @@ def read(source: Input) -> Staged:
     os.makedirs(source.work, exist_ok=True)
     connection = engine.connect(source.work, memory_gb=source.memory_gb, threads=source.threads)
     try:
-        path = local(source)
+        path = local(source.url, source.work)
         with engine.blame(source.url):
             return _stage(connection, source, path)
     finally:
@@ -109,7 +109,7 @@ def explain(source: Input, faults: dict[int, tuple[str, str]], skipped: frozense
     """Rejects for rows that turned out bad after the file was staged: row number in it → (column, reason)."""
     os.makedirs(source.work, exist_ok=True)
     try:
-        return _explain(source, local(source), faults, skipped)
+        return _explain(source, local(source.url, source.work), faults, skipped)
     finally:
         shutil.rmtree(source.work, ignore_errors=True)
 

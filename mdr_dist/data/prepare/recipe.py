@@ -61,11 +61,13 @@ class Recipe(Section):
         for name in names:
             if name in RESERVED or names.count(name) > 1:
                 raise ValueError(f"feature name {name!r} is reserved or stands twice")
-        spaces: dict[str, tuple[object, ...]] = {DOMAIN: ()}
+        spaces: dict[str, dict[str, object]] = {DOMAIN: {}}
         for feature in features:
-            rule = (feature.scope, feature.min_count, feature.buckets)
-            if feature.looked_up and spaces.setdefault(feature.space, rule) != rule:
-                raise ValueError(f"vocabulary {feature.space!r}: its features differ in scope, min_count or buckets")
+            if not feature.looked_up and feature.kind != "text":
+                continue
+            known = spaces.setdefault(feature.space, feature.rule)
+            for key in (key for key, value in feature.rule.items() if known.get(key) != value):
+                raise ValueError(f"vocabulary {feature.space!r}: its features differ in {key}")
         return features
 
     @property

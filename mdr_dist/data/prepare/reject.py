@@ -53,18 +53,18 @@ class Rejects:
             storage.write_bytes(storage.join(root, "rejected", "rejected.jsonl"), "".join(lines).encode())
 
 
-def open_text(path: str, files: Files) -> io.TextIOWrapper:
+def open_text(path: str, encoding: str = "utf-8") -> io.TextIOWrapper:
     """A raw text file, unpacked by its ending; bytes that are no text become replacement characters."""
     packing = {"gz": "gzip", "zst": "zstd"}.get(path.rsplit(".", 1)[-1])
     stream = pa.input_stream(path, compression=packing, buffer_size=1 << 20)
-    return io.TextIOWrapper(stream, encoding=files.encoding, errors="replace", newline="")
+    return io.TextIOWrapper(stream, encoding=encoding, errors="replace", newline="")
 
 
 def lines_at(path: str, files: Files, positions: list[int]) -> dict[int, int]:
     """The line, from 1, at each position: a number of bytes before it, of the text as UTF-8, in rising order."""
     found: dict[int, int] = {}
     line, start = 1, 0
-    with open_text(path, files) as file:
+    with open_text(path, files.encoding) as file:
         while len(found) < len(set(positions)):
             raw = file.buffer.read(1 << 20) if files.encoding == "utf-8" else file.read(1 << 20).encode()
             part = bytes(raw)  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ def locate(path: str, files: Files, *, wanted: set[int], skipped: frozenset[int]
     """
     found: dict[int, tuple[int, str]] = {}
     number = 0
-    with open_text(path, files) as file:
+    with open_text(path, files.encoding) as file:
         for line, text in _rows(file, files):
             if line in skipped:
                 continue

@@ -1,8 +1,9 @@
 """Staged files → the table `kept`: one row for each sample, with everything later steps need and nothing else.
 
-Columns: `f0, f1, …` the features' raw values in the recipe's order (text, list of text, or double), `l0, …` labels,
-`_d` the domain's number, `_time` (seconds), `_h` the row's hash, `_s` the shipped split (0 train, 1 val, 2 test) or
-missing, `_r`, where the recipe has `split.relevant`, whether it is true, and `_file, _row`, where it came from.
+Columns: `f0, f1, …` the features' raw values in the recipe's order (text, list of text, or double; of kind `text` the
+list of words), `l0, …` labels, `_d` the domain's number, `_time` (seconds), `_h` the row's hash, `_s` the shipped split
+(0 train, 1 val, 2 test) or missing, `_r`, where the recipe has `split.relevant`, whether it is true, and `_file, _row`,
+where it came from.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mdr_dist.errors import UserError
 
 # the hash of a row's identity: the last 8 bytes, little-endian, of an MD5 over parts joined by the unit separator
 HASH = "md5_number_lower(concat_ws(chr(31), {}))"
+_WORD = r"[\p{L}\p{N}_]{2,}"  # Python's \w\w+; the engine's \w is ASCII
 
 
 @dataclass
@@ -120,6 +122,8 @@ def _feature(feature: FeatureRecipe) -> str:
     if feature.last:
         return "CAST(NULL AS VARCHAR[])"
     column = engine.name(feature.source)
+    if feature.kind == "text":
+        return f"regexp_extract_all(lower(nullif(CAST({column} AS VARCHAR), '')), {engine.text(_WORD)})"
     if feature.kind == "dense" or feature.buckets:
         number = f"TRY_CAST({column} AS DOUBLE)"
         return f"CASE WHEN isfinite({number}) THEN {number} END"
@@ -128,7 +132,7 @@ def _feature(feature: FeatureRecipe) -> str:
     values = (
         f"string_split(CAST({column} AS VARCHAR), {engine.text(feature.separator)})" if feature.separator else column
     )
-    return f"list_filter(CAST({values} AS VARCHAR[]), lambda x: x <> '')[:{feature.width}]"
+    return f"list_filter(CAST({values} AS VARCHAR[]), lambda x: x <> '')[:{feature.most}]"
 
 
 def _domain(recipe: Recipe) -> str:

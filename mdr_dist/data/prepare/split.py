@@ -45,7 +45,7 @@ def split(
         f"FROM ({numbered})"
     )
     connection.execute(f"DROP {'TABLE kept' if recipe.table else 'VIEW kept; DROP TABLE parsed'}")
-    dropped = dict.fromkeys(("leaked", "irrelevant"), 0)
+    dropped: dict[str, int] = {"leaked": 0, "irrelevant": 0}
     if recipe.split.drop_leaks:
         heldout = "SELECT (_user, _item) FROM rows WHERE _s > 0"
         dropped["leaked"] = _drop(connection, f"_s = 0 AND (_user, _item) IN ({heldout})")

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mdr_dist.data.layout import ROW_GROUP, Shard, ShardWriter
 from mdr_dist.data.prepare import engine
-from mdr_dist.data.prepare.encode import Encoding
+from mdr_dist.data.prepare.encoding import Encoding
 from mdr_dist.data.prepare.recipe import Recipe
 from mdr_dist.data.prepare.sections import SPLITS
 from mdr_dist.schema import USER_KEY
