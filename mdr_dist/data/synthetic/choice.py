@@ -34,6 +34,7 @@ from mdr_dist.data.synthetic.planted import (
     homes,
     shares,
 )
+from mdr_dist.data.synthetic.review_config import ReviewConfig
 from mdr_dist.errors import UserError
 
 BLOCK = 1 << 20  # rows of a block, or of all if there are fewer
@@ -152,6 +153,27 @@ class DomainChoice:
         return found
 
 
+def dealt(config: ImplicitConfig | ReviewConfig, domain: int, *, total: int, rank: Ints, home: Ints) -> Ints:
+    """[U] each user's rows in a domain, over all splits; `UserError` if one would take more than MOST of the items."""
+    active = np.flatnonzero((home < 0) | (home == domain))
+    count = np.zeros(config.users, np.int64)
+    weights = (rank[active] + 1.0) ** -config.user_zipf
+    count[active] = shares(total, weights, least=int(total >= len(active)))
+    if (most := int(count.max())) > MOST * config.items[domain]:
+        raise UserError(
+            f"interactions: the most active user of domain {config.domains[domain]} would take {most} of its "
+            f"{config.items[domain]} items, over half; use fewer interactions, more items or a smaller user_zipf"
+        )
+    return count
+
+
+def popularity(config: ImplicitConfig | ReviewConfig, domain: int) -> NDArray[np.float64]:
+    """[I] how often each item of a domain is met."""
+    rank = generator(config, Stream.POPULARITY, 1 + domain).permutation(config.items[domain])
+    weight = (rank + 1.0) ** -config.item_zipf
+    return weight / weight.sum()
+
+
 class Choices:
     """All domains' truth, drawn from the seed; one domain's tables are in memory at a time.
 
@@ -164,21 +186,7 @@ class Choices:
         self._users = Population.draw(config, rng, count=config.users, width=config.shared_dim)
         totals = np.array([sum(config.rows(k).values()) for k in range(len(config.domains))])
         rank, home = generator(config, Stream.POPULARITY).permutation(config.users), homes(config, totals)
-        self._counts = [self._count(k, int(total), rank=rank, home=home) for k, total in enumerate(totals)]
-
-    def _count(self, domain: int, total: int, *, rank: Ints, home: Ints) -> Ints:
-        """[U] each user's rows in a domain, over all splits."""
-        config = self._config
-        active = np.flatnonzero((home < 0) | (home == domain))
-        count = np.zeros(config.users, np.int64)
-        weights = (rank[active] + 1.0) ** -config.user_zipf
-        count[active] = shares(total, weights, least=int(total >= len(active)))
-        if (most := int(count.max())) > MOST * config.items[domain]:
-            raise UserError(
-                f"interactions: the most active user of domain {config.domains[domain]} would take {most} of its "
-                f"{config.items[domain]} items, over half; use fewer interactions, more items or a smaller user_zipf"
-            )
-        return count
+        self._counts = [dealt(config, k, total=int(total), rank=rank, home=home) for k, total in enumerate(totals)]
 
     def domain(self, domain: int) -> DomainChoice:
         """The truth of one domain."""
@@ -187,12 +195,11 @@ class Choices:
         items = Population.draw(config, rng, count=size, width=config.shared_dim)
         shared = np.float32(np.sqrt((1 - config.specific) / config.shared_dim))
         own = np.float32(np.sqrt(config.specific / config.specific_dim))
-        popularity = (generator(config, Stream.POPULARITY, 1 + domain).permutation(size) + 1.0) ** -config.item_zipf
         return DomainChoice(
             name=config.domains[domain],
             user=np.hstack([self._users.factors * shared, self._specific(Stream.USERS, self._users, domain) * own]),
             item=np.hstack([items.factors, self._specific(Stream.ITEMS, items, domain)]),
-            popularity=popularity / popularity.sum(),
+            popularity=popularity(config, domain),
             count=self._counts[domain],
             choices=config.choices,
         )

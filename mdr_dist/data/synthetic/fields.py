@@ -61,6 +61,17 @@ def schema_features(config: SyntheticConfig) -> tuple[Feature, ...]:
     return (user, item, *extra, Feature(name=DOMAIN, kind="id", rows=config.domains))
 
 
+def own_items(users: int, items: tuple[int, ...]) -> tuple[Feature, ...]:
+    """User, item and domain where each domain has items of its own, so many.
+
+    Id 0, or the first of a domain's items, is the default.
+    """
+    *starts, rows = np.cumsum([0, *(size + 1 for size in items)]).tolist()
+    item = Feature(name="item", kind="id", rows=rows, scope="domain", starts=tuple(starts), vocabulary="item")
+    user = Feature(name="user", kind="id", rows=users + 1, vocabulary="user")
+    return user, item, Feature(name=DOMAIN, kind="id", rows=len(items))
+
+
 class Columns:
     """Turns drawn pairs of one domain into id columns. Ids are entity numbers plus one."""
 

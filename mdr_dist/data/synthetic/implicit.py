@@ -14,11 +14,11 @@ import numpy as np
 from mdr_dist.data.layout import NewDataset
 from mdr_dist.data.synthetic.choice import Block, Choices
 from mdr_dist.data.synthetic.config import SPLITS, ImplicitConfig
-from mdr_dist.data.synthetic.fields import Ids
+from mdr_dist.data.synthetic.fields import Ids, own_items
 from mdr_dist.data.synthetic.oracle import Oracle
 from mdr_dist.data.synthetic.planted import Ints, Stream, generator
 from mdr_dist.data.synthetic.write import Writing, table
-from mdr_dist.schema import DOMAIN, USER_KEY, Feature
+from mdr_dist.schema import USER_KEY
 
 
 class Implicit(Writing):
@@ -30,7 +30,8 @@ class Implicit(Writing):
     """
 
     def __init__(self, new: NewDataset, config: ImplicitConfig) -> None:
-        super().__init__(new, config, domains=config.domains, features=_features(config), labels=("label",))
+        features = own_items(config.users, config.items)
+        super().__init__(new, config, domains=config.domains, features=features, labels=("label",))
         self._config = config
         self._choices = Choices(config)
         self._first = [1 + start for start in self._schema["item"].starts]
@@ -77,11 +78,3 @@ def _cut(order: Ints, block: Block, rows: dict[str, int]) -> Iterator[tuple[str,
         stop = len(order) if split == "train" else at + upto - before
         yield split, order[at:stop]
         at = stop
-
-
-def _features(config: ImplicitConfig) -> tuple[Feature, ...]:
-    """User, item and domain; id 0, or the first of a domain's items, is the default."""
-    *starts, rows = np.cumsum([0, *(size + 1 for size in config.items)]).tolist()
-    item = Feature(name="item", kind="id", rows=rows, scope="domain", starts=tuple(starts), vocabulary="item")
-    user = Feature(name="user", kind="id", rows=config.users + 1, vocabulary="user")
-    return user, item, Feature(name=DOMAIN, kind="id", rows=len(config.domains))

@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdr_dist.data.synthetic.config import DriftConfig, ImplicitConfig, SyntheticConfig
+from mdr_dist.data.synthetic.review_config import ReviewConfig
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 Grouped = SyntheticConfig | ImplicitConfig
-Config = Grouped | DriftConfig
+Config = Grouped | DriftConfig | ReviewConfig
 PROBE = 1 << 16  # pairs drawn to solve for the base rate
 
 
@@ -80,7 +81,7 @@ def grouped_factors(config: Grouped, rng: np.random.Generator, *, group: Ints, w
     return own
 
 
-def homes(config: Grouped, rows: Ints) -> Ints:
+def homes(config: Grouped | ReviewConfig, rows: Ints) -> Ints:
     """[U] the only domain of a user, -1 for one who is active in all; every domain, of `rows` [K], has a user."""
     roaming = min(round(config.users * config.overlap), config.users)
     single = config.users - roaming

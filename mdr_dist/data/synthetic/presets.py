@@ -5,6 +5,7 @@ from __future__ import annotations
 from mdr_dist.config import parsed, validated
 from mdr_dist.data.synthetic.config import DriftConfig, ImplicitConfig, SyntheticConfig
 from mdr_dist.data.synthetic.planted import Config
+from mdr_dist.data.synthetic.review_config import ReviewConfig
 from mdr_dist.errors import UserError
 
 PRESETS = {
@@ -14,6 +15,7 @@ PRESETS = {
     "shared-specific": ImplicitConfig.shared_specific,
     "paper": ImplicitConfig.paper,
     "drift": DriftConfig,
+    "reviews": ReviewConfig,
 }
 
 

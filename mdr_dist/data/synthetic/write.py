@@ -56,15 +56,17 @@ class Writing:
     def schema(self) -> Schema:
         """The schema with counts and digests, once every domain is written; writes the vocabularies."""
         digests = {
-            feature.vocabulary: self._new.write_vocabulary(
-                feature.vocabulary, vocabulary(feature, self._counts[feature.name], domains=self.domains)
-            )
+            feature.vocabulary: self._new.write_vocabulary(feature.vocabulary, self.vocabulary(feature))
             for feature in self._schema.features
             if feature.name != DOMAIN
         }
         splits = [split for split in SPLITS if split in next(iter(self._entries.values()))["rows"]]
         rows = {split: {name: entry["rows"][split] for name, entry in self._entries.items()} for split in splits}
         return self._schema.model_copy(update={"rows": rows, "digests": digests})
+
+    def vocabulary(self, feature: Feature) -> pa.Table:
+        """The vocabulary of a feature's space."""
+        return vocabulary(feature, self._counts[feature.name], domains=self.domains)
 
     def report(self) -> dict[str, Any]:
         """What was made, with nothing in it that differs between two runs."""
