@@ -6,6 +6,7 @@ Shape letters: R rows of a row group.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -26,11 +27,16 @@ class Common:
     rows: dict[int, Ints]
 
     @classmethod
-    def open(cls, reader: Reader, groups: tuple[Group, ...], *, users: Users) -> Common:
-        """Of these row groups the rows of users active in two domains or more. Built once for a machine's workers."""
-        key = (tuple(group.number for group in groups), users.domains)
+    def open(cls, reader: Reader, groups: tuple[Group, ...], *, users: Users, period: int | None = None) -> Common:
+        """Of these row groups the rows of users active in two domains or more; `users` are those up to `period`.
+
+        Built once for all workers of a machine.
+        """
+        numbers = tuple(group.number for group in groups)
+        key = (numbers, users.domains, period)
         found = mapped(reader, "common", key=key, build=lambda _: _build(reader, groups, users))
-        return cls(reader, {int(name): rows for name, rows in found.items()})
+        parts = pairwise(found["starts"].tolist())
+        return cls(reader, {n: found["rows"][slice(*part)] for n, part in zip(numbers, parts, strict=True)})
 
     def groups(self, groups: tuple[Group, ...]) -> tuple[Group, ...]:
         """What is left of row groups, of those that have any such row."""
@@ -44,8 +50,9 @@ class Common:
 
 
 def _build(reader: Reader, groups: tuple[Group, ...], users: Users) -> Arrays:
-    found: Arrays = {}
+    parts = [np.zeros(0, dtype=np.int64)]
     for group in groups:
         keys = reader.table(group, [USER_KEY]).column(USER_KEY).to_numpy()
-        found[str(group.number)] = np.flatnonzero(users.active_of(keys).sum(1) > 1)
-    return found
+        parts.append(np.flatnonzero(users.active_of(keys).sum(1) > 1))
+    # one file whatever the number of row groups: each that is mapped stays open
+    return {"rows": np.concatenate(parts), "starts": np.cumsum([len(part) for part in parts])}

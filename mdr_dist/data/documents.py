@@ -16,7 +16,7 @@ import torch
 from mdr_dist.batch import Batch, Documents, Extras, Ragged
 from mdr_dist.data.columns import Array
 from mdr_dist.data.interactions import located
-from mdr_dist.data.mapped import Arrays, mapped
+from mdr_dist.data.mapped import Arrays, check_free, mapped
 from mdr_dist.data.neighbours import of_none
 from mdr_dist.data.order import Ints
 from mdr_dist.data.reader import Reader
@@ -24,13 +24,17 @@ from mdr_dist.data.reviews import Reviews, text_of
 from mdr_dist.data.users import Users
 from mdr_dist.errors import UserError
 
+_CHUNK = 1 << 14  # reviews copied at a time
+_NOBODY = np.zeros(0, dtype=np.int64)
+_SAME = {"other": "user"}  # what users wrote is the same text in whatever row it is read
+
 
 @dataclass(frozen=True)
 class Texts:
     """The documents of one kind in a domain: of owners [n] in order, words [T], starts [n+1].
 
     With authors [T], the user key of each word's, there are twice as many words as a document has: enough when one
-    author's are left out.
+    author's are left out, unless these fill a document.
     """
 
     owners: Ints
@@ -42,7 +46,7 @@ class Texts:
     def open(
         cls, reader: Reader, kind: str, *, domain: int, period: int | None, users: Users, authors: bool = False
     ) -> Texts:
-        """Those of a kind of `DOCUMENTS`; `users` are those of the job's domains.
+        """Those of users, what others wrote alike (`auxiliary`) or of items; `users` are those of the job's domains.
 
         Built once for all workers of a machine.
         """
@@ -51,12 +55,17 @@ class Texts:
         key = (kind, domain, period, authors, users.domains if kind == "auxiliary" else ())
         most = 2 * width if authors else width
         found = mapped(
-            reader, "documents", key=key, build=lambda _: _build(reviews, kind, users, most=most, authors=authors)
+            reader,
+            "documents",
+            key=key,
+            build=lambda folder: _build(reviews, kind, users=users, most=most, folder=folder, authors=authors),
         )
-        return cls(found["owners"], found["starts"], found["words"], found.get("authors"))
+        starts = np.asarray(found["starts"])
+        words, written_by = (found.get(name, _NOBODY)[: starts[-1]] for name in ("words", "authors"))
+        return cls(np.asarray(found["owners"]), starts, words, written_by if authors else None)
 
 
-def _build(reviews: Reviews, kind: str, users: Users, *, most: int, authors: bool) -> Arrays:
+def _build(reviews: Reviews, kind: str, *, users: Users, most: int, folder: str, authors: bool) -> Arrays:
     review, owner = np.arange(len(reviews.user)), reviews.item if kind == "item" else reviews.user
     if kind == "auxiliary":
         review = reviews.alike(users.common.keys)
@@ -67,11 +76,32 @@ def _build(reviews: Reviews, kind: str, users: Users, *, most: int, authors: boo
     length = reviews.starts[review + 1] - reviews.starts[review]
     before = np.cumsum(length) - length
     before -= np.repeat(before[first], np.diff(np.append(first, len(owner))))  # words of the owner's reviews so far
-    kept = np.clip(most - before, 0, length)
-    ends = np.concatenate([[0], np.cumsum(kept)])
-    place = spread(reviews.starts[review], kept)
-    arrays: Arrays = {"owners": owners, "starts": ends[np.append(first, len(owner))], "words": reviews.words[place]}
-    return {**arrays, "authors": np.repeat(reviews.user[review], kept)} if authors else arrays
+    ends = _write(reviews, review, count=np.clip(most - before, 0, length), folder=folder, authors=authors)
+    return {"owners": owners, "starts": ends[np.append(first, len(owner))]}
+
+
+def _write(reviews: Reviews, review: Ints, *, count: Ints, folder: str, authors: bool) -> Ints:
+    """Put the first `count` [N] words of the reviews [N], with `authors` also who wrote each, into files.
+
+    Returns [N+1] where those of each review begin, and the end.
+    """
+    ends = np.concatenate([[0], np.cumsum(count)])
+    size = max(int(ends[-1]), 1)
+    kinds = [("words", np.int32), ("authors", np.int64)][: 1 + authors]
+    check_free(folder, size * sum(np.dtype(kind).itemsize for _, kind in kinds), what="a data set's documents")
+    files = {
+        name: np.lib.format.open_memmap(f"{folder}/{name}.npy", mode="w+", dtype=kind, shape=(size,))
+        for name, kind in kinds
+    }
+    for at in range(0, len(review), _CHUNK):
+        part = slice(at, at + _CHUNK)
+        place = slice(ends[at], ends[min(part.stop, len(review))])
+        files["words"][place] = reviews.words[spread(reviews.starts[review[part]], count[part])]
+        if authors:
+            files["authors"][place] = np.repeat(reviews.user[review[part]], count[part])
+    for file in files.values():
+        file.flush()
+    return ends
 
 
 def spread(start: Ints, count: Ints) -> Ints:
@@ -80,17 +110,24 @@ def spread(start: Ints, count: Ints) -> Ints:
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - (ends - count), count)
 
 
+def check_documents(reader: Reader, extras: Extras, *, domains: tuple[int, ...]) -> None:
+    """Raise `UserError` unless the data set has text, and two domains where documents are of the other one."""
+    text_of(reader)
+    if {"other", "auxiliary"} & set(extras.documents) and len(domains) != 2:
+        count = "one domain" if len(domains) == 1 else f"{len(domains)} domains"
+        raise UserError(
+            f"data set {reader.dataset.path}: the method reads reviews of one domain for the other, and the job has "
+            f"{count}; set data.domains to two"
+        )
+
+
 class Documented:
     """What brings documents to batches."""
 
     def __init__(self, reader: Reader, extras: Extras, *, domains: tuple[int, ...], period: int | None) -> None:
+        check_documents(reader, extras, domains=domains)
         schema = reader.dataset.schema
-        if {"other", "auxiliary"} & set(extras.documents) and len(domains) != 2:
-            raise UserError(
-                f"data set {reader.dataset.path}: the method reads reviews of one domain for the other, and here are "
-                f"{len(domains)} domains; set data.domains to two"
-            )
-        self._item, self._kinds, self._leave_out = schema.item, extras.documents, extras.leave_out
+        self._item, self._kinds = schema.item, extras.documents
         self._most, self._vocabulary = schema[text_of(reader)].width, schema[text_of(reader)].rows
         self._others = np.zeros(len(schema.domains), dtype=np.int64)
         if len(domains) == 2:
@@ -105,7 +142,7 @@ class Documented:
                 users=users,
                 authors=extras.leave_out and kind == "item",
             )
-            for kind in extras.documents
+            for kind in dict.fromkeys(_SAME.get(kind, kind) for kind in extras.documents)
             for domain in domains
         }
         sizes = [len(texts.owners) for texts in self._texts.values()]
@@ -135,10 +172,12 @@ class Documented:
         of = domain if kind in ("user", "item") else self._others[domain]
         owner = batch.ids[self._item].numpy() if kind == "item" else user
         wanted = np.full((len(batch), 2), -1, dtype=np.int64)
-        for k in np.unique(of[batch.weight.numpy() > 0]).tolist():
-            texts, rows = self._texts[kind, k], np.flatnonzero((of == k) & (batch.weight.numpy() > 0))
+        real = batch.weight.numpy() > 0
+        for k in np.unique(of[real]).tolist():
+            key, rows = (_SAME.get(kind, kind), k), np.flatnonzero((of == k) & real)
+            texts = self._texts[key]
             number, known = located(owner[rows], texts.owners, starts=np.arange(len(texts.owners) + 1))
-            wanted[rows, 0] = np.where(known > 0, self._first[kind, k] + number, -1)
+            wanted[rows, 0] = np.where(known > 0, self._first[key] + number, -1)
             if texts.authors is not None:
                 wanted[rows, 1] = np.where(known > 0, user[rows], -1)
         return wanted

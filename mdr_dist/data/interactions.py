@@ -15,7 +15,7 @@ from typing import Self
 
 import numpy as np
 
-from mdr_dist.data.columns import check_ids, check_users, plain
+from mdr_dist.data.columns import Array, check_ids, check_users, plain
 from mdr_dist.data.mapped import Arrays, check_free, mapped
 from mdr_dist.data.order import Ints
 from mdr_dist.data.reader import Group, Reader
@@ -94,7 +94,7 @@ class Interactions:
         return self.gaps[self.starts[user] + nth] - user * len(self.items) + nth
 
 
-def located(values: Ints, among: Ints, *, starts: Ints) -> tuple[Ints, Ints]:
+def located(values: Array, among: Array, *, starts: Ints) -> tuple[Ints, Ints]:
     """(number, count) of each value: its place among sorted ones, and how many entries begin there; if absent, none."""
     number = np.searchsorted(among, values)
     known = np.searchsorted(among, values, side="right") > number

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mdr_dist.data.interactions import select
+from mdr_dist.data.interactions import located, select
 from mdr_dist.data.mapped import Arrays, mapped
 from mdr_dist.data.negatives import uniforms
 from mdr_dist.data.order import Ints, seed_of
@@ -43,35 +43,35 @@ class Reviews:
         """[R] for each review one of the same item by another user, who is not among those `common`; -1: there is none.
 
         It has the same rating or, where there is no such one, the next higher one by 1 or else the next lower by 1.
-        Which of several is drawn. CATN, "user auxiliary reviews".
+        Any such review is as likely drawn as another, and the same at each call. CATN, "user auxiliary reviews".
         """
-        by_user = np.searchsorted(common, self.user)
-        known = np.append(common, -1)[by_user] == self.user
-        order = np.lexsort((self.rating, self.item))
-        order = order[~known[order]]
-        found = np.full(len(self.user), -1, dtype=np.int64)
         levels, level = np.unique(self.rating, return_inverse=True)
-        cell = self.item * len(levels) + level
+        cells, cell = np.unique(self.item * len(levels) + level, return_inverse=True)
+        users, user = np.unique(self.user, return_inverse=True)
+        key = cell * len(users) + user  # who wrote what stands together among the reviews of one item and rating
+        order = np.argsort(key, kind="stable")
+        order = order[~np.isin(self.user, common)[order]]
         drawn = uniforms(np.arange(len(self.user)), 1, seed_of("auxiliary"))[0]
-        for step in (0.0, 1.0, -1.0):
-            open_ = np.flatnonzero(found < 0)
-            at = np.searchsorted(levels, self.rating[open_] + np.float32(step)).clip(max=max(len(levels) - 1, 0))
-            there = levels[at] == self.rating[open_] + np.float32(step)
-            open_, wanted = open_[there], (self.item[open_] * len(levels) + at)[there]
-            first, last = (np.searchsorted(cell[order], wanted, side=side) for side in ("left", "right"))
-            found[open_] = self._drawn(order, first, last - first, of=open_, by=drawn[open_])
+        found = np.full(len(self.user), -1, dtype=np.int64)
+        for step in np.array([0, 1, -1], dtype=np.float32):
+            of, wanted = _beside(np.flatnonzero(found < 0), levels, level, step=step)
+            number, there = located(self.item[of] * len(levels) + wanted, cells, starts=np.arange(len(cells) + 1))
+            of, number = of[there > 0], number[there > 0]
+            own = number * len(users) + user[of]
+            bounds = [number * len(users), own, own + 1, (number + 1) * len(users)]
+            first, before, after, last = np.searchsorted(key[order], bounds)
+            count = last - first - (after - before)
+            of, first, before, after, count = (part[count > 0] for part in (of, first, before, after, count))
+            place = first + (drawn[of] * count).astype(np.int64)
+            found[of] = order[np.where(place < before, place, place + after - before)]
         return found
 
-    def _drawn(self, order: Ints, first: Ints, count: Ints, *, of: Ints, by: NDArray[np.float64]) -> Ints:
-        """Of the reviews `order[first : first + count]` one by another user than the review `of`; -1: none."""
-        if not len(order):
-            return np.full(len(of), -1, dtype=np.int64)
-        nth = (by * count).astype(np.int64)
-        picked = order[(first + nth).clip(max=len(order) - 1)]
-        own = (self.user[picked] == self.user[of]) & (count > 0)
-        # a user who wrote the one drawn wrote it alone, as a rule; then the next in turn is another user's
-        picked = np.where(own, order[(first + (nth + 1) % np.maximum(count, 1)).clip(max=len(order) - 1)], picked)
-        return np.where((count > 0) & (self.user[picked] != self.user[of]), picked, -1)
+
+def _beside(of: Ints, levels: NDArray[np.float32], level: Ints, *, step: np.float32) -> tuple[Ints, Ints]:
+    """Those of the reviews `of` [N] for which there is a rating higher by `step`, and its number in `levels`."""
+    wanted = levels[level[of]] + step
+    at, there = located(wanted, levels, starts=np.arange(len(levels) + 1))
+    return of[there > 0], at[there > 0]
 
 
 def text_of(reader: Reader) -> str:

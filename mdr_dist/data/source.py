@@ -17,6 +17,7 @@ from mdr_dist.config import DataConfig
 from mdr_dist.data.collate import Pick, collate
 from mdr_dist.data.columns import Array, Columns
 from mdr_dist.data.common import Common
+from mdr_dist.data.documents import check_documents
 from mdr_dist.data.extras import Adding, adding
 from mdr_dist.data.negatives import Negatives, check_items, uniforms
 from mdr_dist.data.opened import Opened
@@ -61,6 +62,11 @@ class Source:
         self._users: dict[tuple[str, int | None, tuple[int, ...] | None], Users] = {}
         self._adding: dict[tuple[Slice, bool], tuple[Adding, ...]] = {}
 
+    @property
+    def _read_domains(self) -> tuple[int, ...]:
+        """The job's domains."""
+        return self._domains or tuple(range(len(self.dataset.schema.domains)))
+
     def rows(self, slice: Slice) -> int:
         """Rows of the slice over all workers; a `UserError` if there are none."""
         return sum(group.rows for group in self._select(slice, strict=False))
@@ -74,15 +80,17 @@ class Source:
         return self._plan(slice, "", 0).steps
 
     def check(self, slice: Slice) -> None:
-        """Raise `UserError` if the slice cannot be trained on, as `steps` does, or has no negatives to draw."""
+        """Raise `UserError` if the slice cannot be trained on, as `steps` does, or lacks negatives or documents."""
         self.steps(slice)
+        if self._extras.documents:
+            check_documents(self.reader, self._extras, domains=self._read_domains)
         for domain in self.domains(slice) if slice.negatives else ():
             check_items(self.reader, domain=domain, period=slice.period, upto=slice.pool == "past")
 
     def check_in_common(self) -> None:
         """Raise `UserError` unless there are two domains at least, each with two users in common with the others."""
         schema, path = self.dataset.schema, self.dataset.path
-        domains = self._domains or tuple(range(len(schema.domains)))
+        domains = self._read_domains
         if len(domains) < 2:
             raise UserError(
                 f"data set {path}: domain {schema.domains[min(domains)]} alone has nothing to transfer from; "
@@ -123,6 +131,7 @@ class Source:
         """The slice's row groups; every domain must have rows if domains are named, or if `strict`."""
         schema, where = self.dataset.schema, f"split {slice.split} of data set {self.dataset.path}"
         where += "" if slice.period is None else f", period {slice.period}"
+        where += ", among users in common" if slice.users == "common" else ""
         if slice.unit == "user":
             if not (users := self._users_of(slice).groups()):
                 raise UserError(f"no user has a positive row in {where}; data.domains says which domains are read")
@@ -134,7 +143,6 @@ class Source:
         groups = self.dataset.select(slice.split, domains=domains, period=slice.period, upto=slice.upto)
         if slice.users == "common":
             groups = self._common(slice, groups).groups(groups)
-            where += ", among users in common"
         missing = set(domains) - {group.domain for group in groups}
         if missing and (named or (strict and slice.period is None) or not groups):
             name = schema.domains[min(missing)]
@@ -153,13 +161,13 @@ class Source:
         """The rows of users who are active in training in several of the job's domains."""
         if slice not in self._commons:
             users = self.users("train", slice.period)
-            self._commons[slice] = Common.open(self.reader, groups, users=users)
+            self._commons[slice] = Common.open(self.reader, groups, users=users, period=slice.period)
         return self._commons[slice]
 
     def _users_of(self, slice: Slice) -> Users:
         """The users that are the rows of a slice by user."""
         users = self.users(slice.split, slice.period, domains=slice.domains)
-        return users.common if slice.users == "common" else users
+        return users.among(self.users("train", slice.period)) if slice.users == "common" else users
 
     def _plan(self, slice: Slice, stage: str, epoch: int) -> Plan:
         groups = self._select(slice, strict=True)
@@ -248,8 +256,7 @@ class Source:
 
     def _added(self, slice: Slice, *, ranking: bool = False) -> tuple[Adding, ...]:
         if (slice, ranking) not in self._adding:
-            domains = self._domains or tuple(range(len(self.dataset.schema.domains)))
-            made = adding(self.reader, self._extras, slice_=slice, domains=domains, ranking=ranking)
+            made = adding(self.reader, self._extras, slice_=slice, domains=self._read_domains, ranking=ranking)
             self._adding[slice, ranking] = made
         return self._adding[slice, ranking]
 

@@ -48,7 +48,11 @@ class Users:
     @property
     def common(self) -> Users:
         """Those that are active in two domains or more."""
-        several = self.active.sum(1) > 1
+        return self.among(self)
+
+    def among(self, others: Users) -> Users:
+        """Those of these users who are active in two domains or more by what `others` say."""
+        several = others.active_of(self.keys).sum(1) > 1
         return Users(self.keys[several], self.ids[several], self.active[several], self.domains)
 
     @property

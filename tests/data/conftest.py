@@ -19,6 +19,7 @@ settings.register_profile("no deadline", deadline=None)  # a busy machine is no 
 settings.load_profile("no deadline")
 
 USERS, ITEMS, SERIALS, WORDS = 40, 30, 100_000, 50  # ITEMS a domain
+WIDTH = 4  # of a document
 GROUP = 16  # rows a row group while the fixture is in use
 Key = tuple[str, str, int]  # split, domain, period (-1: none)
 
@@ -75,7 +76,7 @@ def tiny_schema(domains: tuple[str, ...], *, item_rows: int = ITEMS) -> Schema:
             Feature(name="domain", kind="id", rows=k),
             Feature(name="serial", kind="id", rows=SERIALS),
             Feature(name="history", kind="ids", rows=item_rows * k, vocabulary="item"),
-            Feature(name="words", kind="text", rows=WORDS),
+            Feature(name="words", kind="text", rows=WORDS, width=WIDTH),
             Feature(name="price", kind="dense"),
             Feature(name="vector", kind="dense", width=3),
         ),
