@@ -1,0 +1,1 @@
+"""What CATN is compared with: methods that predict ratings."""
