@@ -9,6 +9,7 @@ BASELINES: dict[str, str] = {
     "bias": "mdr_dist.baselines.text.bias:Bias",
     "cmf_rating": "mdr_dist.baselines.text.cmf_rating:CMFRating",
     "emcdr": "mdr_dist.baselines.text.emcdr:EMCDR",
+    "cdlfm": "mdr_dist.baselines.text.cdlfm:CDLFM",
     "fine_tune": "mdr_dist.baselines.periodic.fine_tune:FineTune",
     "full_retrain": "mdr_dist.baselines.periodic.full_retrain:FullRetrain",
     "spmf": "mdr_dist.baselines.periodic.spmf:SPMF",

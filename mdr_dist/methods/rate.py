@@ -36,12 +36,12 @@ class RateMethod(Method):
     """
 
     Config = RateConfig
-    config: RateConfig
     task: ClassVar[Literal["rank", "retrieve", "rate"]] = "rate"
     extras = Extras(means=True)
 
     def __init__(self, config: RateConfig, schema: Schema) -> None:
         super().__init__(config, schema)
+        self.config = config
         if len(schema.domains) < 2:
             raise UserError(
                 f"data set {schema.name} has one domain, {', '.join(schema.domains)}: nothing to transfer from"

@@ -35,6 +35,7 @@ ABLATIONS: list[tuple[str, dict[str, Any]]] = [
     ("cl4rec", {"masking": "off"}),
     ("cl4rec", {"specialize": False}),
     ("emcdr", {"mapping": "linear"}),
+    ("cdlfm", {"alike": 0.0, "neighbours": 100, "linked": 100}),
     ("bias", {"user": False, "l2": 0.0}),
     ("cmf_rating", {"alpha": 1.0, "target": "books"}),
     ("sml", {"restart": "hat", "rounds": 2}),

@@ -35,7 +35,7 @@ from mdr_dist.batch import Batch
 from mdr_dist.nn.mlp import linear
 from mdr_dist.rule import Sum
 from mdr_dist.schema import Schema
-from mdr_dist.stage import Losses, Rows, Stage, TableOperations, Until
+from mdr_dist.stage import Losses, Rows, Stage, TableOperations
 
 
 class CDLFMConfig(PairConfig):
@@ -139,7 +139,7 @@ class CDLFM(PairMethod):
             mapping,
             name="link",
             loss=self.link_losses,
-            until=Until(epochs=1, patience=0),
+            until=replace(self.until, epochs=1, patience=0),
             before=(self._forget,),
             update=Sum(),
         )

@@ -1,4 +1,4 @@
-"""What the baselines share that factorise ratings: embeddings of users and items, whose product the biases are added to.
+"""What baselines share that factorise ratings: embeddings of users and items, to whose product biases are added.
 
 Shape letters: B rows, D width.
 """
@@ -35,10 +35,9 @@ class FactorConfig(RateConfig):
 class FactorMethod(RateMethod):
     """A method with an item table a domain."""
 
-    config: FactorConfig
-
     def __init__(self, config: FactorConfig, schema: Schema) -> None:
         super().__init__(config, schema)
+        self.config = config
         self.domains = range(len(schema.domains))
 
     def item_tables(self) -> tuple[TableSpec, ...]:

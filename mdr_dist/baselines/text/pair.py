@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mdr_dist.baselines.text.factors import FactorConfig, FactorMethod
 from mdr_dist.batch import Batch, Extras
 from mdr_dist.errors import UserError
-from mdr_dist.methods.retrieve import item_table, user_table
+from mdr_dist.methods.retrieve import user_table
 from mdr_dist.rule import Sum
 from mdr_dist.schema import Schema
 from mdr_dist.stage import Init, Losses, Rows, Slice, Stage, TableSpec, Until
@@ -38,12 +38,12 @@ class PairMethod(FactorMethod):
     while their domain is trained, keep their own embeddings.
     """
 
-    config: PairConfig
     extras = Extras(means=True, active=True)
     mapping: nn.Module  # [B, D] → [B, D], from the source to the target
 
     def __init__(self, config: PairConfig, schema: Schema) -> None:
         super().__init__(config, schema)
+        self.config = config
         if len(schema.domains) > 2:
             raise UserError(
                 f"data set {schema.name} has {len(schema.domains)} domains, {', '.join(schema.domains)}; this method "
