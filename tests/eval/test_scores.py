@@ -109,7 +109,8 @@ def test_which_methods_rank_by_inner_product() -> None:
     config, schema = FactorsConfig(), schema_of()
     method = Factors(config, schema)
     assert method.inner_product and not Distances(config, schema).inner_product
-    users, items = torch.randn(5, 8), torch.randn(7, 8)
+    generator = torch.Generator().manual_seed(0)
+    users, items = torch.randn(5, 8, generator=generator), torch.randn(7, 8, generator=generator)
     assert method.pair_scores(users, items, domain=1).numpy() == pytest.approx(
         users.numpy() @ items.numpy().T, rel=1e-5
     )

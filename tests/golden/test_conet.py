@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from mdr_dist import catalog
 from mdr_dist.batch import Batch
+from mdr_dist.config import DataConfig, EvalConfig, TablesConfig
+from mdr_dist.data.source import Source
 from mdr_dist.errors import UserError
+from mdr_dist.eval.ranking import rank
 from mdr_dist.methods.base import Method
 from mdr_dist.schema import Feature, Schema
+from mdr_dist.stage import Slice
+from mdr_dist.tables import PlainTables
+from support.retrieval import DOMAINS, ITEMS, USERS, Oracle, Row, write_log
 from support.rows import SCHEMA, arrays, build, look_up, make_batch, make_tables
 
 STARTS = (0, 3, 6)  # of each domain's items
@@ -34,13 +42,17 @@ def batch_of(size: int) -> Batch:
     return replace(batch, ids={**batch.ids, **drawn})
 
 
-def made(size: int = 15, starts: tuple[int, ...] = STARTS, **settings: Any) -> tuple[Method, dict[str, Any], Batch]:
-    """A model with biases that are not 0, its rows, and their batch."""
-    batch, model = batch_of(size), build(SETTINGS | settings, schema=schema_of(starts))
+def draw_biases(model: Method) -> None:
     generator = torch.Generator().manual_seed(3)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
-            parameter.data.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator))
+
+
+def made(size: int = 15, starts: tuple[int, ...] = STARTS, **settings: Any) -> tuple[Method, dict[str, Any], Batch]:
+    """A model with biases that are not 0, its rows, and their batch."""
+    batch, model = batch_of(size), build(SETTINGS | settings, schema=schema_of(starts))
+    draw_biases(model)
     return model, {n: row.detach() for n, row in look_up(model, make_tables(model), batch).items()}, batch
 
 
@@ -150,6 +162,38 @@ def test_what_users_took_elsewhere_counts() -> None:
         cross.weight.data.zero_()
     moved = (model.score(rows, batch) - before).abs() > 1e-6
     assert torch.equal(moved, ~alone) and alone.any() and (~alone).any()
+
+
+def test_ranking_counts_what_users_took_elsewhere(tmp_path: Path) -> None:
+    """Figures of full ranking, against scores of every user and item by the training rows of the other domain."""
+    draw, log = np.random.default_rng(4), list[Row]()
+    for split, rows in (("train", 120), ("test", 40)):
+        for domain in DOMAINS:
+            user, item = draw.integers(1, 25, rows), draw.integers(1, 40, rows)
+            log += [Row(split, domain, *found) for found in zip(user.tolist(), item.tolist(), strict=True)]
+    dataset = write_log(str(tmp_path / "log"), log)
+    model = catalog.build(SETTINGS, dataset.schema, seed=0)
+    draw_biases(model)
+    tables = PlainTables.build(
+        model.tables(), model.stages(), config=TablesConfig(), device=torch.device("cpu"), seed=7
+    )
+    users, items = (tables.state()[f"{name}/weight"].double().numpy() for name in ("user", "item"))
+    source, config = Source(dataset, DataConfig(path=dataset.path), seed=3, extras=model.extras), EvalConfig(ks=(3, 10))
+    found = rank(
+        model, tables, source=source, slice_=Slice(split="test"), config=config, device=torch.device("cpu")
+    )  # fmt: skip
+    program = Program(model.double())
+    for k, domain in enumerate(DOMAINS):
+        oracle, scores, reached = Oracle(log, "test", domain, (3, 10)), np.zeros((USERS, ITEMS)), 0
+        for user in oracle.users():
+            there = {row.item for row in log if (row.split, row.domain, row.user) == ("train", DOMAINS[1 - k], user)}
+            taken = [(items[(1 - k) * ITEMS + item], 1 - k) for item in there]
+            sources, reached = program.sources(users[user], taken), reached + bool(taken)
+            for item in oracle.lists[user][0]:
+                scores[user, item] = program.layers(users[user], items[k * ITEMS + item], k, sources)[1]
+        expected = oracle.means(scores)
+        assert {name: found[domain][name] for name in expected} == pytest.approx(expected, abs=1e-9)
+        assert reached > 0 and found[domain]["ndcg@10"] != pytest.approx(expected["random/ndcg@10"], abs=1e-3)
 
 
 def test_units_reach_no_further_than_there_are_layers() -> None:

@@ -16,8 +16,8 @@ user, without a term of H itself (where domains share items: over all but the ro
 follows from the user and the domain alone, and counts in ranking too. One logit stands for the softmax of two classes,
 which is the sigmoid of their difference. Weight matrices start by Glorot's law.
 
-Shape letters: B rows, R users, N items, D width, H width of the first layer, W widths of all that H adds, T entries of
-the rows' histories.
+Shape letters: B rows, R users, N items, D width, F width of the first layer, C widths of all layers with H, T items
+that rows' users took elsewhere.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from mdr_dist.rule import Sum
 from mdr_dist.schema import Schema
 from mdr_dist.stage import Losses, Rows, Slice, Stage, TableSpec
 
-BLOCK = 1 << 24  # numbers: 64 MiB of first activations at a time
+BLOCK = 1 << 22  # of the first layer's activations at a time, 16 MiB: more is slower
 Layer = Callable[[nn.Module, Tensor], Tensor]  # (a layer of every domain, what goes in) → what comes out
 
 
@@ -56,6 +56,7 @@ class CoNetConfig(RetrieveConfig):
     cross_layers  how many of them, from the first, units of other domains reach. Code
     sparsity      weight of the L1 norm of all H together: ScoNet's; 0 is CoNet. Code: 0.01, 0.1 and 0.5 tried
     negatives     items drawn a row. Code
+    init_std      deviation of the normal law that embeddings start from. Code
     """
 
     dim: int = Field(default=32, ge=1)
@@ -63,6 +64,7 @@ class CoNetConfig(RetrieveConfig):
     cross_layers: int = Field(default=2, ge=1)
     sparsity: float = Field(default=0.1, ge=0)
     negatives: int = Field(default=1, ge=1)
+    init_std: float = Field(default=0.01, ge=0)
 
 
 class CoNet(RetrieveMethod):
@@ -100,14 +102,14 @@ class CoNet(RetrieveMethod):
         return rows[f"item.{feature}"]
 
     def user_vector(self, rows: Rows, batch: Batch) -> Tensor:
-        """[B, W] what the user, and by H its other items, bring to each layer of the domain's network."""
+        """[B, C] what the user, and by H its other items, bring to each layer of the domain's network."""
         groups = DomainGroups(batch.domain, len(self.domains))
-        own_BH = self.user_part(rows[f"user.{self.schema.user}"], groups)
-        first_BH, *deeper = (cross(s) for cross, s in zip(self.cross, self.sources(rows, batch), strict=True))
-        return torch.cat([own_BH + first_BH, *deeper], dim=1)
+        own_BF = self.user_part(rows[f"user.{self.schema.user}"], groups)
+        first_BF, *deeper = (cross(s) for cross, s in zip(self.cross, self.sources(rows, batch), strict=True))
+        return torch.cat([own_BF + first_BF, *deeper], dim=1)
 
     def item_vector(self, rows: Rows, batch: Batch) -> Tensor:
-        """[B, H] what the item brings to the first layer of the domain's network."""
+        """[B, F] what the item brings to the first layer of the domain's network."""
         return self.item_part(rows[f"item.{self.schema.item}"], DomainGroups(batch.domain, len(self.domains)))
 
     def sources(self, rows: Rows, batch: Batch) -> list[Tensor]:
@@ -167,11 +169,11 @@ class CoNet(RetrieveMethod):
         data, update = Slice(negatives=self.config.negatives), Sum(self.weights())
         return (Stage(name="joint", loss=self.losses, data=data, update=update, until=self.until),)
 
-    def _row_logits(self, user_BW: Tensor, rows: Rows, batch: Batch, *, features: tuple[str, ...]) -> list[Tensor]:
+    def _row_logits(self, user_BC: Tensor, rows: Rows, batch: Batch, *, features: tuple[str, ...]) -> list[Tensor]:
         """[B] of each item feature: its logit for the row's user."""
-        groups, terms = DomainGroups(batch.domain, len(self.domains)), self._terms(user_BW)
+        groups, terms = DomainGroups(batch.domain, len(self.domains)), self._terms(user_BC)
         items = (self.item_part(rows[f"item.{feature}"], groups) for feature in features)
-        return [self.logits(terms, item_BH, through=lambda layer, x: layer(x, groups)) for item_BH in items]
+        return [self.logits(terms, item_BF, through=lambda layer, x: layer(x, groups)) for item_BF in items]
 
     def _terms(self, user: Tensor) -> tuple[Tensor, ...]:
         """A user vector's parts, one for each layer with H."""
