@@ -3,6 +3,7 @@
 BASELINES: dict[str, str] = {
     "cmf": "mdr_dist.baselines.cross.cmf:CMF",
     "cdcf": "mdr_dist.baselines.cross.cdcf:CDCF",
+    "conet": "mdr_dist.baselines.cross.conet:CoNet",
     "clfm": "mdr_dist.baselines.cross.clfm:CLFM",
     "tado": "mdr_dist.baselines.cross.tado:TADO",
     "smf": "mdr_dist.baselines.cross.smf:SMF",

@@ -34,6 +34,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cl4rec": {"dim": 8},
     "cdcf": {"dim": 8},
     "clfm": {"dim": 8},
+    "conet": {"dim": 8, "layers": [8, 6, 4], "sparsity": 0.001},
     "cmf": {"dim": 8},
     "tado": {"dim": 8},
     "smf": {"dim": 8},
