@@ -135,8 +135,8 @@ def report(args: argparse.Namespace, batches: list[Batch], seconds: dict[str, li
     lines = [
         "# Documents",
         "",
-        f"    tools/bench_documents.py --users {args.users} --width {args.width} --batch {args.batch} --steps {args.steps}"
-        " --out tools/results/documents.md",
+        f"    tools/bench_documents.py --users {args.users} --width {args.width} --batch {args.batch} "
+        f"--steps {args.steps} --out tools/results/documents.md",
         "",
         f"{datetime.date.today()}, commit {commit.strip()}, torch {torch.__version__}, {platform.machine()}, 1 thread. "
         f"Median of {ROUNDS} rounds in turn. A step reads the documents of {args.batch} rows, three a row; of "
