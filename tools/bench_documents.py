@@ -56,9 +56,7 @@ class Padded(CATN):
         c_NLF = convolved(reader.words, x_NLD) * there_NL1  # type: ignore[arg-type]
         if kind == "auxiliary":
             c_NLF = convolved(reader.auxiliary, c_NLF) * there_NL1  # type: ignore[arg-type]
-        g_NLMK = (reader.project(c_NLF) * torch.sigmoid(reader.gate(c_NLF))).unflatten(2, own.shape) * there_NL1[
-            ..., None
-        ]
+        g_NLMK = (reader.project(c_NLF) * torch.sigmoid(reader.gate(c_NLF)) * there_NL1).unflatten(2, own.shape)
         logit_NLM = (g_NLMK * own).sum(3).masked_fill(~there_NL1, -1e30)
         return (logit_NLM.softmax(1)[..., None] * g_NLMK).sum(1)[place]
 
