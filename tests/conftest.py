@@ -6,8 +6,9 @@ import pytest
 
 from mdr_dist import catalog
 from mdr_dist.data.synthetic import configure, synthesize
-from support.jobs import PERIODIC, VARIANTS
+from support.jobs import PERIODIC, RATING, VARIANTS
 from support.periods import write_periods
+from support.ratings import write_ratings
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,13 @@ def periods(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def datasets(dataset: str, periods: str) -> dict[str, str]:
+def ratings(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of a data set of ratings in two domains, with users held out in the second; not to be changed."""
+    return write_ratings(str(tmp_path_factory.mktemp("data") / "ratings"))
+
+
+@pytest.fixture(scope="session")
+def datasets(dataset: str, periods: str, ratings: str) -> dict[str, str]:
     """Every method → the data set that it is tested on."""
-    return {method: periods if method in PERIODIC else dataset for method in [*catalog.INDEX, *VARIANTS]}
+    special = dict.fromkeys(PERIODIC, periods) | dict.fromkeys(RATING, ratings)
+    return dict.fromkeys([*catalog.INDEX, *VARIANTS], dataset) | special

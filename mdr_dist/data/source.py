@@ -128,7 +128,10 @@ class Source:
         return prefetch(items, self._data.prefetch)
 
     def _select(self, slice: Slice, *, strict: bool) -> tuple[Group, ...]:
-        """The slice's row groups; every domain must have rows if domains are named, or if `strict`."""
+        """The slice's row groups; every domain must have rows if domains are named, or if `strict`.
+
+        But what `data.domains` names need not all be held out: users may be cold in one domain only.
+        """
         schema, where = self.dataset.schema, f"split {slice.split} of data set {self.dataset.path}"
         where += "" if slice.period is None else f", period {slice.period}"
         where += ", among users in common" if slice.users == "common" else ""
@@ -137,7 +140,8 @@ class Source:
                 raise UserError(f"no user has a positive row in {where}; data.domains says which domains are read")
             return users
         domains = self._domains if slice.domains is None else slice.domains
-        named, domains = domains is not None, domains or tuple(range(len(schema.domains)))
+        named = slice.domains is not None or (domains is not None and slice.split == "train")
+        domains = domains or tuple(range(len(schema.domains)))
         if beyond := [k for k in domains if not 0 <= k < len(schema.domains)]:
             raise UserError(f"there is no domain number {beyond[0]} in data set {self.dataset.path}")
         groups = self.dataset.select(slice.split, domains=domains, period=slice.period, upto=slice.upto)

@@ -81,6 +81,7 @@ def _earlier(slice_: Slice) -> list[tuple[str, int | None]]:
 class Candidates:
     """A domain's catalogue and the users of a split.
 
+    domain       its number
     items        n, the size of the catalogue
     user_key     keys of all users with a positive in the split, in order
     users        [U] which of them are ranked for
@@ -88,7 +89,7 @@ class Candidates:
     """
 
     def __init__(self, source: Source, slice_: Slice, *, domain: int, config: EvalConfig) -> None:
-        self._source, self._slice, self._domain = source, slice_, domain
+        self._source, self._slice, self.domain = source, slice_, domain
         self._reader = source.reader
         self.name = source.dataset.schema.domains[domain]
         self._offering = _offering(source, domain=domain, config=config)
@@ -132,10 +133,10 @@ class Candidates:
     def profiles(self) -> tuple[Profiles, Profiles]:
         """A row for each user of the split, and one for each item of the catalogue."""
         split, period, item = self._slice.split, self._slice.period, self._reader.dataset.schema.item
-        asked = select(self._reader, (self._domain,), split=split, period=period, upto=False)
+        asked = select(self._reader, (self.domain,), split=split, period=period, upto=False)
         training = select(self._reader, self._offering, split="train", period=period, upto=True)
-        users = Profiles(self._reader, asked, by=USER_KEY, keys=self.user_key, domain=self._domain)
-        return users, Profiles(self._reader, training, by=item, keys=self._catalogue, domain=self._domain)
+        users = Profiles(self._reader, asked, by=USER_KEY, keys=self.user_key, domain=self.domain)
+        return users, Profiles(self._reader, training, by=item, keys=self._catalogue, domain=self.domain)
 
     def _open(self, split: str, *, upto: bool, domain: int, period: int | None, default: bool = False) -> Interactions:
         return Interactions.open(self._reader, domain=domain, split=split, period=period, upto=upto, default=default)

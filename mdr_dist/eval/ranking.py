@@ -3,7 +3,7 @@
 With `eval.sampled` every truth is ranked by itself, against candidates drawn for it (sampled.py).
 
 Users are cut into blocks of a fixed size, dealt out to the processes in turn. Items stream by, in blocks: each process
-computes its share of vectors from looked-up rows, all get them, and multiply them with the vectors of their users. So
+computes its share of vectors from looked-up rows, all get them, and score them for their users (scores.py). So
 memory holds neither the catalogue nor the scores: per process up to HELD blocks of users with their best scores, and
 one block of scores. A block's arithmetic is the same in any process, so results do not depend on their number.
 
@@ -30,6 +30,7 @@ from mdr_dist.data.source import Source
 from mdr_dist.eval.candidates import Asked, Candidates
 from mdr_dist.eval.figures import UserFigures, summary
 from mdr_dist.eval.sampled import names_of, sampled_standing
+from mdr_dist.eval.scores import Scores
 from mdr_dist.eval.ties import Floats, expected
 from mdr_dist.eval.top import CHUNK, TopScores
 from mdr_dist.methods.base import Method
@@ -69,7 +70,7 @@ def rank_users(
 ) -> dict[str, UserFigures]:
     """Metrics of each user by domain, in process 0; the other processes get nothing. All call it alike.
 
-    `UserError` for a k beyond a domain's catalogue; `FloatingPointError` for vectors that are not finite.
+    `UserError` for a k beyond a domain's catalogue; `FloatingPointError` for scores that are not finite.
     """
     training = method.training
     method.eval()
@@ -90,6 +91,7 @@ class _Ranker:
     def __init__(
         self, method: Method, lookup: Lookup, candidates: Candidates, *, config: EvalConfig, device: torch.device
     ) -> None:
+        self._scores = Scores(method, candidates.domain, device=device)
         self._method, self._lookup, self._candidates, self._device = method, lookup, candidates, device
         self._config = config
         self._rank, self._world = dist.get_rank() if world_size() > 1 else 0, world_size()
@@ -119,7 +121,10 @@ class _Ranker:
         """As `figures`, every truth by itself in the place of a user."""
         n, count = self._candidates.items, self._config.sampled
         name, seed = names_of(asked, key, items=n), seed_of("sampled", self._candidates.name)
-        standing = sampled_standing(asked, vectors, items_ND=whole, items=n, name=name, count=count, seed=seed)
+        standing = sampled_standing(
+            asked, vectors, items_ND=whole, items=n, name=name, count=count, seed=seed, scores=self._scores.among
+        )
+        self._scores.check_scores()
         apart = Asked(np.arange(len(name)) * n, asked.truths[:0], asked.unrankable)
         found = _measured(name, apart, *standing, ks=self._config.ks, candidates=self._candidates)
         skipped = int((key >= 0).sum()) - len(np.unique(asked.truths // n))
@@ -140,7 +145,7 @@ class _Ranker:
                 vectors.append(vector)
                 keys.append(np.full(size, -1, dtype=np.int64))
                 keys[-1][: len(mine)] = self._candidates.user_key[mine]
-            self._check(vectors, "user_vector")
+            self._scores.check_vectors(vectors, "user_vector")
             yield np.concatenate(keys), self._candidates.ask(np.concatenate(keys)), vectors
 
     @cached_property
@@ -157,11 +162,12 @@ class _Ranker:
         scores = torch.empty(self._shape, device=self._device)
         for number, item_vectors in enumerate(self._item_blocks()):
             for block, user_vectors in enumerate(vectors):
-                torch.mm(user_vectors, item_vectors.T, out=scores)
+                self._scores.block(user_vectors, item_vectors, out=scores)
                 scores[:, n - number * self._shape[1] :] = -torch.inf  # what pads the last block of items
                 scores.view(-1)[taken.within(number, block)] = -torch.inf
                 found[truths.numbers(number, block)] = scores.view(-1)[truths.within(number, block)]
                 best[block].add(scores)
+        self._scores.check_scores()
         top, ties = (torch.cat(parts).cpu().numpy() for parts in zip(*(b.result() for b in best), strict=True))
         return top, ties, found.cpu().numpy()
 
@@ -175,7 +181,7 @@ class _Ranker:
             if self._world > 1:
                 parts = [torch.empty_like(vector) for _ in range(self._world)]
                 dist.all_gather(parts, vector)
-            self._check(parts, "item_vector")
+            self._scores.check_vectors(parts, "item_vector")
             yield from parts[: blocks - turn * self._world]
 
     def _vectors(self, vector: Vector, rows: Profiles, numbers: Ints, *, turn: int, size: int) -> tuple[Ints, Tensor]:
@@ -190,19 +196,6 @@ class _Ranker:
         if found.shape[:1] != (size,) or found.dim() != 2:
             raise ValueError(f"{vector.__qualname__}: [B, D] with B {size} is needed, got {tuple(found.shape)}")
         return mine, found.float().contiguous()
-
-    def _check(self, vectors: list[Tensor], what: str) -> None:
-        """Raise in every process unless all vectors are so long at most that no score can overflow."""
-        longest = torch.stack([vector.norm(dim=1).max() for vector in vectors]).max()
-        if self._world > 1:
-            every = [torch.empty_like(longest) for _ in range(self._world)]
-            dist.all_gather(every, longest)
-            longest = torch.stack(every).max()
-        if not float(longest) < 1e18:  # the product of two is far from float32's end; NaN is not below
-            raise FloatingPointError(
-                f"{type(self._method).__name__}.{what}, domain {self._candidates.name}: a vector has the length "
-                f"{float(longest)}; scores need finite vectors"
-            )
 
 
 class _Cells:

@@ -9,6 +9,8 @@ Shape letters: R users, T truths, N draws, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -28,12 +30,21 @@ def names_of(asked: Asked, key: Ints, *, items: int) -> Ints:
 
 
 def sampled_standing(
-    asked: Asked, users_RD: Tensor, *, items_ND: Tensor, items: int, name: Ints, count: int, seed: int
+    asked: Asked,
+    users_RD: Tensor,
+    *,
+    items_ND: Tensor,
+    items: int,
+    name: Ints,
+    count: int,
+    seed: int,
+    scores: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Ints, Ints]:
     """`above` and `tied` [T], as `ties.expected` wants them, of each truth among `count` candidates drawn for it.
 
-    `name` [T] are the truths' `names_of`: draws follow from it and `seed`. Of `items_ND` the first `items` count. A
-    user who took every item has none to be drawn; such a truth meets itself `count` times.
+    `name` [T] are the truths' `names_of`: draws follow from it and `seed`. Of `items_ND` the first `items` count.
+    `scores` gives [T, N] of users' vectors [T, D] and those of each one's items [T, N, D]. A user who took every item
+    has none to be drawn; such a truth meets itself `count` times.
     """
     free = _Free(asked, items)
     above, tied = np.zeros((2, len(asked.truths)), dtype=np.int64)
@@ -43,21 +54,20 @@ def sampled_standing(
         drawn_TN = free.draw(row, place, uniforms(name[part], count, seed).T)
         among = torch.from_numpy(np.concatenate([place[:, None], drawn_TN], axis=1)).to(items_ND.device)
         users_TD = users_RD[torch.from_numpy(row).to(users_RD.device)]
-        scores_TN = _scores(users_TD, among, items_ND)
+        scores_TN = _in_parts(scores, users_TD, among, items_ND=items_ND)
         own, others = scores_TN[:, :1], scores_TN[:, 1:]
         above[part] = (others > own).sum(1).cpu().numpy()
         tied[part] = 1 + (others == own).sum(1).cpu().numpy()
     return above, tied
 
 
-def _scores(users_TD: Tensor, among_TN: Tensor, items_ND: Tensor) -> Tensor:
-    """[T, N] each truth's user's scores of its candidates.
-
-    No matrix product: its order of summation may change with the shape and the place, which would part equals.
-    """
+def _in_parts(
+    scores: Callable[[Tensor, Tensor], Tensor], users_TD: Tensor, among_TN: Tensor, *, items_ND: Tensor
+) -> Tensor:
+    """[T, N] each truth's user's scores of its candidates."""
     size = NEAR if items_ND.device.type == "cpu" else TRUTHS
     parts = zip(users_TD.split(size), among_TN.split(size), strict=True)
-    return torch.cat([items_ND[among].mul_(users[:, None]).sum(2) for users, among in parts])
+    return torch.cat([scores(users, items_ND[among]) for users, among in parts])
 
 
 class _Free:

@@ -1,6 +1,6 @@
 """The contract every method fulfils.
 
-Shape letters: B rows, D width, N items.
+Shape letters: B rows, D width, R users, N items.
 """
 
 from __future__ import annotations
@@ -57,10 +57,23 @@ class Method(nn.Module):
     def item_vector(self, rows: Rows, batch: Batch) -> Tensor:
         """[B, D] of a method with `task="retrieve"`: each row's item in the row's domain.
 
-        The inner product of a user's and an item's vector ranks the item for the user. Each depends on its own row
+        A user's and an item's vector say how the item ranks for the user (`pair_scores`). Each depends on its own row
         alone; the other side's features in that row are another row's, those of drawn negatives the item's own.
         """
         raise NotImplementedError
+
+    def pair_scores(self, user_RD: Tensor, item_ND: Tensor, *, domain: int) -> Tensor:  # noqa: ARG002 for overrides
+        """[…, R, N] every user's score of every item of a domain, by their vectors; leading dimensions are alike.
+
+        Their inner product, unless a method that retrieves overrides it: vectors are then what it makes scores of, a
+        user's and an item's of any widths. It agrees with `score`, and holds little more than [R, N] at a time.
+        """
+        return user_RD @ item_ND.mT
+
+    @property
+    def inner_product(self) -> bool:
+        """Whether inner products of vectors rank, as an index of vectors needs it: `pair_scores` is not overridden."""
+        return type(self).pair_scores is Method.pair_scores
 
     def losses(self, rows: Rows, batch: Batch) -> Losses:
         """Named scalars, never their sum; each averages over processes to its value on the global batch."""

@@ -76,7 +76,7 @@ class AspectReader(nn.Module):
             places = torch.arange(len(c_TF), device=c_TF.device)
             c_TF = self.auxiliary(c_TF, Ragged(places, words.lengths))
         g_TMK = (self.project(c_TF) * torch.sigmoid(self.gate(c_TF))).view(-1, *aspect_MK.shape)
-        beta_TM = softmax((g_TMK * aspect_MK).sum(2), words)
+        beta_TM = softmax(torch.einsum("tmk,mk->tm", g_TMK, aspect_MK), words)
         return sums(g_TMK * beta_TM[:, :, None], words)
 
 

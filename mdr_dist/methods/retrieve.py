@@ -7,7 +7,7 @@ Shape letters: B rows, D width, K domains.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -109,14 +109,23 @@ class RetrieveMethod(Method):
         )
 
 
-def user_table(schema: Schema, config: RetrieveConfig, domain: int) -> TableSpec:
+class Embeddings(Protocol):
+    """Settings that say how wide embeddings are, and how far from 0 they start."""
+
+    @property
+    def dim(self) -> int: ...
+    @property
+    def init_std(self) -> float: ...
+
+
+def user_table(schema: Schema, config: Embeddings, domain: int) -> TableSpec:
     """A domain's own table of all users."""
     feature = schema[schema.user]
     init = Init("normal", config.init_std)
     return TableSpec(name=f"user/{domain}", rows=feature.rows, dim=config.dim, features=(feature.name,), init=init)
 
 
-def item_table(schema: Schema, config: RetrieveConfig, domain: int) -> TableSpec:
+def item_table(schema: Schema, config: Embeddings, domain: int) -> TableSpec:
     """A domain's table of its own items, or of all where domains share their ids; drawn negatives look up in it too."""
     feature = schema[schema.item]
     start, end = 0, feature.rows

@@ -50,14 +50,16 @@ STEPS = 50
 # by how much workers may differ, 1e-5 where nothing else is said. Of the graph's millions of leaky ReLUs some lie so
 # near their kink that rounding decides the slope; other neighbours would make a difference of 0.1
 ROUNDING = {"cl4rec-graph": 1e-3}
-SEVERAL_LANES = {"adc", "cat_art", "smf"}  # what freezes in them is tested lane by lane
+SEVERAL_LANES = {"adc", "cat_art", "smf", "emcdr", "cdlfm"}  # what freezes in them is tested lane by lane
 SEVERAL_STAGES = sorted(PERIODIC | {"cl4rec"})  # in one lane
-LIKE = {"sml"}  # tables like others, whose rows are mapped: not cut by columns
+NOT_CUT = {"sml", "bias"}  # by columns: tables like others, whose rows are mapped; tables of one column
 KINDS = {"sml": 3}  # how many stages of a lane it takes to meet every kind; elsewhere one
 # a bias has one column
-PLACES = {(m, "column_wise"): {"bias": "auto", "*": "column_wise"} for m in ("gru4rec", "caser", "cdcf")}
+PLACES = {(m, "column_wise"): {"bias": "auto", "*": "column_wise"} for m in ("gru4rec", "caser", "cdcf")} | {
+    (m, "column_wise"): {"*_bias*": "auto", "*": "column_wise"} for m in ("cmf_rating", "emcdr", "cdlfm")
+}
 PLACEMENTS = [
-    (method, *placed) for method in METHODS for placed in PLACED if method not in LIKE or placed[0] != "column_wise"
+    (method, *placed) for method in METHODS for placed in PLACED if method not in NOT_CUT or placed[0] != "column_wise"
 ]
 
 

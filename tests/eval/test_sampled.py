@@ -28,12 +28,13 @@ from mdr_dist.eval import sampled as module
 from mdr_dist.eval.candidates import Asked
 from mdr_dist.eval.ranking import rank, rank_users
 from mdr_dist.eval.sampled import names_of, sampled_standing
+from mdr_dist.eval.scores import inner_products
 from mdr_dist.launch.process import train_here
 from mdr_dist.stage import Slice
 from mdr_dist.tables import PlainTables, build_tables
 from support.command import mdr, refused
 from support.groups import in_group
-from support.retrieval import DOMAINS, KEY, Factors, FactorsConfig, Oracle, Row, scores_of, write_log
+from support.retrieval import DOMAINS, KEY, Distances, Factors, FactorsConfig, Oracle, Row, scores_of, write_log
 
 CPU, KS, COUNT = torch.device("cpu"), (1, 3, 10), 40
 
@@ -59,8 +60,8 @@ def random_log(seed: int) -> list[Row]:
     return log
 
 
-def build(dataset: Dataset, **config: Any) -> tuple[Factors, PlainTables]:
-    method = Factors(FactorsConfig(**config), dataset.schema)
+def build(dataset: Dataset, *, kind: type[Factors] = Factors, **config: Any) -> tuple[Factors, PlainTables]:
+    method = kind(FactorsConfig(**config), dataset.schema)
     return method, PlainTables.build(method.tables(), method.stages(), config=TablesConfig(), device=CPU, seed=7)
 
 
@@ -102,11 +103,12 @@ def figures_of(oracle: Oracle, scores: np.ndarray, *, count: int) -> dict[tuple[
     return found
 
 
+@pytest.mark.parametrize("kind", [Factors, Distances])
 @pytest.mark.parametrize("levels", [1, 2, 4])
-def test_figures_are_those_of_a_program(levels: int, tmp_path: Path) -> None:
+def test_figures_are_those_of_a_program(levels: int, kind: type[Factors], tmp_path: Path) -> None:
     log = random_log(levels)
     dataset = write_log(str(tmp_path / "log"), log)
-    arguments = asking(dataset, levels=levels)
+    arguments = asking(dataset, levels=levels, kind=kind)
     whole = {name: arguments["lookup"].state()[f"{name}/weight"] for name in ("user", "item", "tags")}
     by_user, found = rank_users(**arguments), rank(**arguments)
     for number, domain in enumerate(DOMAINS):
@@ -161,8 +163,9 @@ def test_items_of_one_vector_tie_wherever_they_are(truths: int) -> None:
     users = torch.randn(truths, dim, generator=generator)
     asked = Asked(np.arange(truths) * n + 7, np.zeros(0, dtype=np.int64), np.zeros(truths, dtype=np.int64))
     above, tied = sampled_standing(
-        asked, users, items_ND=items, items=n, name=names_of(asked, np.arange(truths), items=n), count=100, seed=0
-    )
+        asked, users, items_ND=items, items=n, name=names_of(asked, np.arange(truths), items=n), count=100, seed=0,
+        scores=inner_products,
+    )  # fmt: skip
     assert above.tolist() == [0] * truths and tied.tolist() == [101] * truths
 
 

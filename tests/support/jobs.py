@@ -34,9 +34,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "cl4rec": {"dim": 8},
     "cdcf": {"dim": 8},
     "clfm": {"dim": 8},
+    "conet": {"dim": 8, "layers": [8, 6, 4], "sparsity": 0.001},
     "cmf": {"dim": 8},
     "tado": {"dim": 8},
     "smf": {"dim": 8},
+    "cmf_rating": {"dim": 8},
+    "emcdr": {"dim": 8, "factor_epochs": 6, "patience": 8},
+    "cdlfm": {"dim": 8, "factor_epochs": 6, "patience": 8, "neighbours": 5, "linked": 25},
     "shared_bottom": {"dim": 8, "bottom": [16, 8], "towers": [8]},
     "mmoe": {"dim": 8, "num_experts": 3, "experts": [16, 8], "gate_hidden": [8], "towers": [8]},
     "sml": {"dim": 8, "init_std": 0.5, "rounds": 2, "hidden": 16, "first_epochs": 4},
@@ -46,6 +50,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gru4rec": {"dim": 8, "epochs": 2, "first_epochs": 4, "length": 4},
     "caser": {"dim": 8, "epochs": 2, "first_epochs": 4, "length": 4, "horizontal": 4, "vertical": 2},
 }
+RATING = frozenset({"bias", "cmf_rating", "emcdr", "cdlfm"})  # they need ratings of two domains
 PERIODIC = frozenset({"sml", "fine_tune", "full_retrain", "spmf", "gru4rec", "caser"})  # they need periods
 # a method otherwise than by default: its name is among the settings
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -60,7 +65,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "patience": 0,  # BPR is a batch's mean, so where labels differ the best state depends on what batches hold
     },
 }
-BATCH = {"cat_art": 32, "cl4rec-autoencoder": 4}  # they have stages over users, of whom there are 60
+# they have stages over users, of whom there are few
+BATCH = {"cat_art": 32, "cl4rec-autoencoder": 4, "emcdr": 8, "cdlfm": 8}
+EPOCHS = {"emcdr": 8, "cdlfm": 8}  # of few steps: several processes agree to stop at every 16th
 CPU = torch.device("cpu")
 
 
@@ -72,7 +79,7 @@ def small_job(method: str, dataset: str, /, **sections: dict[str, Any]) -> Job:
         "method": {"name": method, **SMALL.get(method, {}), **VARIANTS.get(method, {})},
         "tables": {"lr": 0.05},
         "eval": {"ks": [5, 10]},
-        "train": {"epochs": 2, "threads": 1, "log_steps": 1, "save_minutes": 0},
+        "train": {"epochs": EPOCHS.get(method, 2), "threads": 1, "log_steps": 1, "save_minutes": 0},
     }
     for section, keys in sections.items():
         value[section] = {**value.get(section, {}), **keys}

@@ -151,6 +151,18 @@ class Factors(Method):
         return (Stage(name="joint", loss=self.losses, data=Slice(negatives=1), train=("user", "item")),)
 
 
+class Distances(Factors):
+    """Ranks by no inner product: near items first in the first domain, far ones in the second."""
+
+    def user_vector(self, rows: Rows, batch: Batch) -> Tensor:
+        found = super().user_vector(rows, batch)
+        return torch.cat([found, found[:, :1]], dim=1)  # another width than the items'
+
+    def pair_scores(self, user_RD: Tensor, item_ND: Tensor, *, domain: int) -> Tensor:
+        apart = user_RD[..., :, None, :-1] - item_ND[..., None, :, :]
+        return apart.square().sum(-1) * (2 * domain - 1) * (not self.config.constant)
+
+
 Table = NDArray[np.float64]
 
 
@@ -161,6 +173,9 @@ def scores_of(method: Factors, tables: dict[str, Tensor], domain: int) -> Table:
     start = domain * ITEMS if len(tables["item"]) > ITEMS else 0
     items = method._levelled(tables["item"][start : start + ITEMS] + tags) + (number % 3 - 1)[:, None]
     users = method._levelled(tables["user"]) + domain
+    if isinstance(method, Distances):
+        apart = users.double()[:, None] - items.double()
+        return apart.square().sum(2).numpy() * (1 if domain else -1) * (not method.config.constant)
     return (users.double() @ items.double().T).numpy() * (not method.config.constant)
 
 

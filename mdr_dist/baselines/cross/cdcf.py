@@ -12,7 +12,7 @@ What differs: the paper fits ratings of one target domain, its shares being the 
 domains are targets at once and positive rows count alike, by BPR. Where domains share items, which then tell no domain,
 the user's other items are all but the row's own.
 
-Shape letters: B rows, D width, T entries of the rows' histories.
+Shape letters: B rows, D width.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mdr_dist.baselines.cross.elsewhere import HISTORY, elsewhere, mean_by_row
 from mdr_dist.batch import Batch, Extras
 from mdr_dist.methods.retrieve import NEGATIVE, RetrieveConfig, RetrieveMethod, user_table
 from mdr_dist.nn import loss
 from mdr_dist.rule import Sum
 from mdr_dist.stage import Init, Losses, Rows, Slice, Stage, TableSpec
-
-HISTORY = "history"
 
 
 class CDCFConfig(RetrieveConfig):
@@ -57,20 +56,8 @@ class CDCF(RetrieveMethod):
 
     def context(self, rows: Rows, batch: Batch) -> Tensor:
         """[B, D] the mean of the user's items in other domains than the row's; 0 where there are none."""
-        taken, taken_TD = batch.lists[HISTORY], rows[f"item.{HISTORY}"]
-        row_T = torch.repeat_interleave(torch.arange(len(batch), device=taken_TD.device), taken.lengths)
-        there_T = self._elsewhere(taken.values, batch, row_T).to(taken_TD)
-        sums_BD = taken_TD.new_zeros(len(batch), taken_TD.shape[1]).index_add(0, row_T, taken_TD * there_T[:, None])
-        count_B = taken_TD.new_zeros(len(batch)).index_add(0, row_T, there_T)
-        return sums_BD / count_B.clamp(min=1)[:, None]
-
-    def _elsewhere(self, item_T: Tensor, batch: Batch, row_T: Tensor) -> Tensor:
-        """[T] whether an item taken is of another domain than the row that it came with."""
-        starts = self.schema[self.schema.item].starts
-        if not starts:
-            return item_T != batch.ids[self.schema.item][row_T]
-        domain_T = torch.bucketize(item_T, torch.tensor(starts, device=item_T.device), right=True) - 1
-        return domain_T != batch.domain[row_T]
+        place_T, row_T, _ = elsewhere(batch, self.schema)
+        return mean_by_row(rows[f"item.{HISTORY}"].index_select(0, place_T), row_T, len(batch))
 
     def item_vector(self, rows: Rows, batch: Batch) -> Tensor:
         """[B, D + 1] the item and its bias."""

@@ -196,22 +196,29 @@ class _Job:
         return starts, dropped
 
     def _check_empty(self, counts: dict[str, dict[str, int]]) -> None:
-        rule = self._recipe.split
-        shares = rule.random or rule.user or rule.time
-        wanted = {"train"} | set(counts) | ({"val"} if rule.column and rule.column.val else set())
-        if rule.last:
-            wanted = set(SPLITS)
-        elif shares and (shares.val or shares.test):
-            wanted |= {split for split in ("val", "test") if getattr(shares, split)}
-        elif rule.time:
-            wanted |= {split for split in ("val", "test") if getattr(rule.time, f"{split}_from")}
-        for split_name in sorted(wanted, key=SPLITS.index):
+        cold = self._recipe.split.cold_start
+        for split_name in sorted(set(counts) | self._wanted(), key=SPLITS.index):
             for domain in next(iter(counts.values())):
-                if not counts.get(split_name, {}).get(domain):
+                needed = not cold or split_name == "train" or domain == cold.domain
+                if needed and not counts.get(split_name, {}).get(domain):
                     raise UserError(
                         f"{self._where}: domain {domain!r} has no rows in split {split_name!r}; "
                         "leave it out with domain.keep or domain.largest, or split otherwise"
                     )
+
+    def _wanted(self) -> set[str]:
+        """The splits that the recipe asks for."""
+        rule = self._recipe.split
+        if rule.last:
+            return set(SPLITS)
+        if rule.cold_start:
+            return {"train", "test"} | ({"val"} if rule.cold_start.val else set())
+        if rule.column:
+            return {"train"} | ({"val"} if rule.column.val else set())
+        shares = rule.random or rule.user or rule.time
+        if shares and (shares.val or shares.test):
+            return {"train"} | {split for split in ("val", "test") if getattr(shares, split)}
+        return {"train"} | {split for split in ("val", "test") if rule.time and getattr(rule.time, f"{split}_from")}
 
     def _encode(self, domains: tuple[str, ...], dataset: NewDataset, pretrained: dict[str, str]) -> Encoding:
         """Write vocabularies, and vectors from these files by vocabulary, and say how rows are encoded."""

@@ -190,14 +190,31 @@ class ByColumn(Section):
     val: float = Field(default=0.0, ge=0, lt=1)
 
 
+class ColdStart(Section):
+    """Hold out what some users did in `domain` whom training knows from other domains, as CATN does.
+
+    Of the users with rows in `domain` and in another one the share `users` is cold: the rows in `domain` of the share
+    `val` of them are val, those of the others test, and their rows elsewhere train. Of the rest of them the share
+    `common` stays; all rows of the others are dropped, which the report calls `uncommon`. All other rows train. Who is
+    what goes by hashes of the seed and the user.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    domain: str
+    users: float = Field(default=0.5, gt=0, lt=1)
+    val: float = Field(default=0.4, ge=0, lt=1)
+    common: float = Field(default=1.0, gt=0, le=1)
+
+
 class Split(Section):
     """Exactly one rule, or none (every row trains).
 
     `random` goes by a hash of (seed, user, item, time), so that it depends on no order, equal rows stay together, and
     a (user, item, time) falls into the same split in every domain. `user` puts all rows of a user into one split, for
-    cold start. `drop_leaks` then drops training rows whose (user, item) is in val or test, in whatever domain.
-    `relevant` is an SQL expression like those of `where`: rows of val and test that it is not true for are dropped, so
-    that they neither train nor count as what there was to find.
+    users nobody knows; those of `cold_start` are known from other domains. `drop_leaks` then drops training rows whose
+    (user, item) is in val or test, in whatever domain. `relevant` is an SQL expression like those of `where`: rows of
+    val and test that it is not true for are dropped, so that they neither train nor count as what there was to find.
     """
 
     random: Fractions | None = None
@@ -205,13 +222,15 @@ class Split(Section):
     last: LastOut | None = None
     time: ByTime | None = None
     column: ByColumn | None = None
+    cold_start: ColdStart | None = None
     drop_leaks: bool = False
     relevant: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Split:
-        if sum(rule is not None for rule in (self.random, self.user, self.last, self.time, self.column)) > 1:
-            raise ValueError("give one rule only: random, user, last, time or column")
+        rules = (self.random, self.user, self.last, self.time, self.column, self.cold_start)
+        if sum(rule is not None for rule in rules) > 1:
+            raise ValueError("give one rule only: random, user, last, time, column or cold_start")
         return self
 
 

@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from mdr_dist.data.prepare import engine
+from mdr_dist.data.prepare import cold, engine
 from mdr_dist.data.prepare.dates import moment
 from mdr_dist.data.prepare.recipe import Recipe
 from mdr_dist.data.prepare.rows import HASH, place_of
@@ -45,7 +45,9 @@ def split(
         f"FROM ({numbered})"
     )
     connection.execute(f"DROP {'TABLE kept' if recipe.table else 'VIEW kept; DROP TABLE parsed'}")
-    dropped: dict[str, int] = {"leaked": 0, "irrelevant": 0}
+    dropped: dict[str, int] = {"uncommon": 0, "leaked": 0, "irrelevant": 0}
+    if recipe.split.cold_start:
+        dropped["uncommon"] = _drop(connection, "_user IN (SELECT _user FROM roles WHERE role = 'uncommon')")
     if recipe.split.drop_leaks:
         heldout = "SELECT (_user, _item) FROM rows WHERE _s > 0"
         dropped["leaked"] = _drop(connection, f"_s = 0 AND (_user, _item) IN ({heldout})")
@@ -82,6 +84,8 @@ def _split(connection: duckdb.DuckDBPyConnection, recipe: Recipe, where: str) ->
         return _by_hash(HASH.format(f"'{recipe.seed}', 'user', f{place_of(recipe, recipe.user)}"), rule.user)
     if rule.last:
         return _last_out(rule.last)
+    if rule.cold_start:
+        return cold.assign(connection, recipe, where)
     if rule.column:
         by_hash = _by_hash("_h", Fractions(val=rule.column.val, test=0))
         return f"CASE WHEN _s = 0 THEN {by_hash} ELSE _s END"

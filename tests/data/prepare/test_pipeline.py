@@ -31,6 +31,7 @@ def test_the_report(bench, frame):
         "dropped": {"where rating > 1": len(frame) - len(kept), "other domain": 0},
         "deduplicated": 0,
         "rare": 0,
+        "uncommon": 0,
         "leaked": 0,
         "irrelevant": 0,
         "kept": len(kept),

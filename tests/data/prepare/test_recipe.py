@@ -44,6 +44,10 @@ def change(recipe: dict, path: str, value: object) -> None:
          "vocabulary 'word': its features differ in words"),
         ("split", {"random": {"tset": 0.1}}, "unknown key 'split.random.tset'; known here: test, val"),
         ("split", {"random": {}, "user": {}}, "one rule only"),
+        ("split", {"random": {}, "cold_start": {"domain": "d"}}, "one rule only: random, user, last, time, column or"),
+        ("split", {"cold_start": {}}, "split.cold_start.domain: Field required"),
+        ("split", {"cold_start": {"domain": "d", "users": 1}}, "users: Input should be less than 1"),
+        ("split", {"cold_start": {"domain": "d", "common": 0}}, "common: Input should be greater than 0"),
         ("split", {"random": {"val": 0.5, "test": 0.5}}, "leave nothing to train on"),
         ("split", {"column": {"column": "fold"}}, "no column 'fold'"),
         ("domain", {"column": "region"}, "no column 'region'; there are domain, item, rating, time, user"),
@@ -87,6 +91,8 @@ def test_a_wrong_recipe(bench, path, value, told):
         ("domain", {"column": "domain", "keep": ["d", "e"]}, "domain.keep: domain 'e' has no rows; there are d"),
         ("domain", {"column": "domain", "largest": 2}, "domain.largest is 2, but there are 1: d"),
         ("where", ["rating > 9"], "no row is left"),
+        ("split", {"cold_start": {"domain": "e"}}, "split.cold_start: no domain 'e'; there are d"),
+        ("split", {"cold_start": {"domain": "d"}}, "split.cold_start: no user has rows in 'd' and in another domain"),
     ],
 )
 def test_a_recipe_that_does_not_fit_the_data(bench, path, value, told):

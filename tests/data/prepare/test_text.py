@@ -189,9 +189,9 @@ def test_words_keep_their_ids_when_a_data_set_grows(bench, frame):
 def test_little_memory_is_enough_for_long_reviews(bench):
     rng = np.random.default_rng(0)
     words = np.array([f"word{n}" for n in range(5000)])
-    frame = pd.DataFrame({"user": rng.integers(900, size=20_000), "item": rng.integers(900, size=20_000)})
-    frame = frame.assign(domain="d", rating=5, time=range(20_000))
-    frame["review"] = [" ".join(words[(5000 * rng.random(300) ** 2).astype(int)]) for _ in range(20_000)]
+    frame = pd.DataFrame({"user": rng.integers(900, size=10_000), "item": rng.integers(900, size=10_000)})
+    frame = frame.assign(domain="d", rating=5, time=range(10_000))
+    frame["review"] = [" ".join(words[(5000 * rng.random(300) ** 2).astype(int)]) for _ in range(10_000)]
     bench.recipe |= {"memory_gb": 0.125}
     _, rows = run(bench, frame, width=200, max_df=1.0)
     keys = bench.vocabulary("review")["key"].to_numpy()
