@@ -21,7 +21,20 @@ from mdr_dist.errors import UserError
 from mdr_dist.schema import Schema
 
 # what must be said in both recipes alike, beside the features; files, tables, rows, domains and periods may be more
-_SAME = ("user", "item", "labels", "derive", "min_count", "time", "dedupe", "core", "split", "negatives", "seed")
+_SAME = (
+    "user",
+    "item",
+    "labels",
+    "within",
+    "derive",
+    "min_count",
+    "time",
+    "dedupe",
+    "core",
+    "split",
+    "negatives",
+    "seed",
+)
 
 
 @dataclass(frozen=True)

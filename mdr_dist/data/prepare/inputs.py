@@ -6,6 +6,8 @@ import glob
 import os
 import re
 import shutil
+import zipfile
+import zlib
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -81,6 +83,8 @@ def local(url: str, work: str) -> str:
         here = os.path.join(work, path.rsplit("/", 1)[-1])
         fs.get_file(path, here)
         path = here
+    if path.endswith(".zip"):
+        return _unzip(url, path, work)
     if path.endswith(".zst"):  # the engine takes a truncated zstd stream for a short one
         plain = os.path.join(work, os.path.basename(path)[: -len(".zst")])
         try:
@@ -90,3 +94,18 @@ def local(url: str, work: str) -> str:
             raise UserError(f"{url}: cut short or not zstd: {engine.one_line(error)}") from error
         path = plain
     return path
+
+
+def _unzip(url: str, path: str, work: str) -> str:
+    """The one file in an archive, unpacked under the archive's name without its ending."""
+    plain = os.path.join(work, os.path.basename(path)[: -len(".zip")])
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [entry for entry in archive.infolist() if not entry.is_dir()]
+            if len(names) != 1:
+                raise UserError(f"{url}: holds {len(names)} files; an archive of one file can be read, unpack others")
+            with archive.open(names[0]) as packed, open(plain, "wb") as file:
+                shutil.copyfileobj(packed, file, 1 << 20)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"{url}: cut short or not a plain zip archive: {engine.one_line(error)}") from error
+    return plain

@@ -29,8 +29,8 @@ class Recipe(Section):
     """A whole recipe. `folder` names the raw folder under `$MDR_DATA`, where it is not the recipe's own folder.
 
     Several entries of `log` have the same columns. `min_count` is the default of all features. `where` rows are kept,
-    the others counted. `max_rejected` bad rows are put aside before the job stops. `memory_gb` bounds the engine's
-    memory.
+    the others counted. `within` bounds labels, `{rating: [1, 5]}`: a row out of bounds is bad. `max_rejected` bad rows
+    are put aside before the job stops. `memory_gb` bounds the engine's memory.
     """
 
     folder: str = ""
@@ -39,6 +39,7 @@ class Recipe(Section):
     derive: dict[str, str] = Field(default_factory=dict)
     where: tuple[str, ...] = ()
     labels: dict[str, str] = Field(min_length=1)
+    within: dict[str, tuple[float, float]] = Field(default_factory=dict)
     domain: Domain
     time: Time | None = None
     dedupe: Dedupe | None = None
@@ -92,6 +93,7 @@ class Recipe(Section):
     def _consistent(self) -> Recipe:
         _check_columns(self)
         _check_roles(self)
+        _check_bounds(self)
         if not self.time and (self.split.last or self.split.time or self.periods):
             raise ValueError("a split or periods by time need `time`")
         if not self.time and self.histories:
@@ -128,6 +130,14 @@ def _check_columns(recipe: Recipe) -> None:
     for column in used:
         if column not in seen:
             raise ValueError(f"no column {column!r}; there are {', '.join(sorted(seen))}")
+
+
+def _check_bounds(recipe: Recipe) -> None:
+    for label, (low, high) in recipe.within.items():
+        if label not in recipe.labels:
+            raise ValueError(f"within: no label {label!r}; there are {', '.join(recipe.labels)}")
+        if not low <= high:
+            raise ValueError(f"within: {label}: no number is within [{low:g}, {high:g}]; give the lower bound first")
 
 
 def _check_roles(recipe: Recipe) -> None:

@@ -39,7 +39,8 @@ def parse(
     """Make the table `parsed` and return its bad rows, `(file, row, column, reason)`, enough to pass the limit.
 
     `staged` holds the staged files of each side table by its name, and those of the log under "". A row is bad where
-    its user, item, domain, time, split or label is missing, or a required side table lacks it.
+    its user, item, domain, time, split or label is missing, its label is not within its bounds, or a required side
+    table lacks it.
     """
     relation = _joined(connection, recipe, where, staged)
     for column, expression in recipe.derive.items():
@@ -189,6 +190,11 @@ def _bad(recipe: Recipe) -> str:
         if table.required
     ]
     cases += [f"WHEN {value} IS NULL THEN {engine.text(f'{column}{chr(31)}{why}')}" for value, column, why in needed]
+    for place, label in enumerate(recipe.labels):
+        if label in recipe.within:
+            low, high = recipe.within[label]
+            why = engine.text(f"{label}{chr(31)}the label is not within [{low:.9g}, {high:.9g}]")
+            cases.append(f"WHEN l{place} NOT BETWEEN '{low!r}'::DOUBLE AND '{high!r}'::DOUBLE THEN {why}")
     return f"CASE {' '.join(cases)} END"
 
 

@@ -26,7 +26,7 @@ class Files(Section):
     rows; a value among `nulls` is missing, and so is a float that is NaN. `list` is for list values of JSON lines and
     Parquet. `constants` adds columns that are the same for every row; `pattern`, a regular expression that every
     file's base name must match (with a `/` in it: so many folders and the base name), adds its named groups. `variable`
-    is the matrix in a `.mat` file. `.gz` and `.zst` are unpacked.
+    is the matrix in a `.mat` file. `.gz`, `.zst` and `.zip` of one file are unpacked.
     """
 
     files: tuple[str, ...] = Field(min_length=1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import fsspec
@@ -33,11 +35,21 @@ def test_csv(bench, frame):
     assert report["rows"]["read"] == report["rows"]["written"] == len(frame)
 
 
-@pytest.mark.parametrize("packing", ["gz", "zst"])
+def zipped(*files: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.mkdir("folder")
+        for place, content in enumerate(files):
+            archive.writestr(f"folder/{place}.txt", content)
+    return buffer.getvalue()
+
+
+PACKINGS = {"gz": gzip.compress, "zst": lambda text: pa.compress(text, codec="zstd", asbytes=True), "zip": zipped}
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
 def test_packed_csv(bench, frame, packing):
-    text = frame.to_csv(index=False).encode()
-    packed = gzip.compress(text) if packing == "gz" else pa.compress(text, codec="zstd", asbytes=True)
-    bench.file(f"log.csv.{packing}", packed)
+    bench.file(f"log.csv.{packing}", PACKINGS[packing](frame.to_csv(index=False).encode()))
     bench.recipe["log"][0]["files"] = [f"log.csv.{packing}"]
     bench.run()
     same(bench, frame)
@@ -196,19 +208,21 @@ def pack_parquet(frame: pd.DataFrame) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-@pytest.mark.parametrize("packing", ["csv.gz", "csv.zst", "parquet"])
+@pytest.mark.parametrize("packing", ["csv.gz", "csv.zst", "csv.zip", "parquet"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 def test_a_file_cut_short_stops_the_job(bench, frame, packing, share):
     text = frame.to_csv(index=False).encode()
-    whole = {
-        "csv.gz": gzip.compress(text),
-        "csv.zst": pa.compress(text, codec="zstd", asbytes=True),
-        "parquet": pack_parquet(frame),
-    }[packing]
+    whole = pack_parquet(frame) if packing == "parquet" else PACKINGS[packing.removeprefix("csv.")](text)
     bench.file(f"log.{packing}", whole[: int(share * len(whole))])
     bench.recipe["log"][0] |= {"files": [f"log.{packing}"], "format": packing.split(".")[0]}
     bench.recipe["max_rejected"] = 100
     assert f"log.{packing}: " in bench.fails()
+
+
+def test_an_archive_of_two_files(bench, frame):
+    bench.file("log.csv.zip", zipped(HEAD.encode(), GOOD.encode()))
+    bench.recipe["log"][0]["files"] = ["log.csv.zip"]
+    assert "log.csv.zip: holds 2 files; an archive of one file can be read" in bench.fails()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -183,3 +186,22 @@ def test_a_date_of_another_format(bench):
     bench.recipe["log"][0]["columns"]["time"] = "text"
     bench.recipe["time"]["format"] = "%Y-%m-%d"
     assert "log.csv:2: time: is not a time of format %Y-%m-%d: 'a,i,d,5,29.2.2020'" in bench.fails()
+
+
+def test_a_label_out_of_its_bounds(bench):
+    bench.file("log.csv", "user,item,domain,rating,time\na,i,d,5,7\nb,i,d,5.5,7\nc,i,d,1,7\na,j,d,0,8\nb,j,d,6,8\n")
+    bench.recipe |= {"labels": {"label": "rating >= 4", "stars": "rating"}, "within": {"stars": [1, 5]}}
+    assert "log.csv:3: stars: the label is not within [1, 5]: 'b,i,d,5.5,7'" in bench.fails()
+    bench.recipe |= {"where": ["rating < 6"], "max_rejected": 1}
+    assert "log.csv:5: stars: the label is not within [1, 5]: 'a,j,d,0,8'" in bench.fails()
+    bench.recipe["max_rejected"] = 2
+    report = bench.run()
+    assert report["rows"]["rejected"] == 2 and report["rows"]["dropped"]["where rating < 6"] == 1
+    assert sorted(bench.rows()["stars"]) == [1, 5]
+    rejected = [json.loads(line) for line in Path(bench.out, "rejected/rejected.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["column"], row["reason"]) for row in rejected] == [
+        (3, "stars", "the label is not within [1, 5]"),
+        (5, "stars", "the label is not within [1, 5]"),
+    ]
+    bench.recipe["within"] = {"stars": [0, float("inf")], "label": [0, 1]}
+    assert bench.run()["rows"]["rejected"] == 0
