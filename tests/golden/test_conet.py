@@ -133,7 +133,7 @@ def test_sparsity_may_be_none() -> None:
     assert model.stages()[0].update.weights == {}
 
 
-@pytest.mark.parametrize("block", [1, 100, 1 << 24])
+@pytest.mark.parametrize("block", [1, 100, 1 << 20])
 def test_pairs_score_as_rows_do(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every user with every item of a domain: by their vectors, and as rows that hold both; however users are cut."""
     monkeypatch.setattr("mdr_dist.baselines.cross.conet.BLOCK", block)

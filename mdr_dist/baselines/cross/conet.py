@@ -44,7 +44,7 @@ from mdr_dist.rule import Sum
 from mdr_dist.schema import Schema
 from mdr_dist.stage import Losses, Rows, Slice, Stage, TableSpec
 
-BLOCK = 1 << 22  # of the first layer's activations at a time, 16 MiB: more is slower
+BLOCK = 1 << 20  # of the first layer's activations at a time, 4 MiB: on a CPU more is slower
 Layer = Callable[[nn.Module, Tensor], Tensor]  # (a layer of every domain, what goes in) → what comes out
 
 
