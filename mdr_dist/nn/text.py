@@ -76,6 +76,12 @@ def softmax(logit_TM: Tensor, words: Ragged) -> Tensor:
     return weight_TM / torch.segment_reduce(weight_TM, "sum", lengths=words.lengths, axis=0)[of]
 
 
+def largest(x_TX: Tensor, words: Ragged) -> Tensor:
+    """[N, X] over the words of each document the largest of each number; 0 for one without words."""
+    found_NX = torch.segment_reduce(x_TX, "max", lengths=words.lengths, axis=0)
+    return torch.where((words.lengths > 0)[:, None], found_NX, torch.zeros_like(found_NX))
+
+
 def sums(x_T: Tensor, words: Ragged) -> Tensor:
     """[N, …] the sum over the words of each document of `x` [T, …]; 0 for one without words."""
     return torch.segment_reduce(x_T.flatten(1), "sum", lengths=words.lengths, axis=0).view(-1, *x_T.shape[1:])
