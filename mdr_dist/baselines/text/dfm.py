@@ -81,7 +81,7 @@ class DFM(PairMethod):
         return 0
 
     def tables(self) -> tuple[TableSpec, ...]:
-        """The biases, and E and O: of items `user_in/<k>` and `user_out/<k>`, of users `item_in/<k>` and `item_out/<k>`.
+        """The biases, and E and O: of items `user_in/<k>`, `user_out/<k>`, and of users `item_in/<k>`, `item_out/<k>`.
 
         Users' codes are made of rows of items, and items' of users'.
         """
