@@ -150,10 +150,10 @@ def test_the_losses_of_the_auto_encoders(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_noise_drops_entries_in_training(name: str) -> None:
-    case = Case(name, noise=0.25)
+    case = Case(name, noise=0.5)
     uniform = case.batch.uniform(2, MOST).numpy()
-    kept = np.where(uniform < 0.25, 0, np.float32(1 / 0.75))
-    assert 0.15 < (kept == 0).mean() < 0.35 and not (kept[:, 0] == kept[:, 1]).all()
+    kept = np.where(uniform < 0.5, 0.0, 2.0)
+    assert 0.4 < (kept == 0).mean() < 0.6 and not (kept[:, 0] == kept[:, 1]).all()
     noisy = case.losses(kept=kept)
     close(case.model.train().losses(case.rows, case.batch), noisy)
     assert abs(noisy["square"] - case.losses()["square"]) > 1e-3
