@@ -78,8 +78,10 @@ def softmax(logit_TM: Tensor, words: Ragged) -> Tensor:
 
 def largest(x_TX: Tensor, words: Ragged) -> Tensor:
     """[N, X] over the words of each document the largest of each number; 0 for one without words."""
-    found_NX = torch.segment_reduce(x_TX, "max", lengths=words.lengths, axis=0)
-    return torch.where((words.lengths > 0)[:, None], found_NX, torch.zeros_like(found_NX))
+    # not by segment_reduce, whose gradient is wrong where a document has its largest twice
+    place_TX = owner(words)[:, None].expand_as(x_TX)
+    none_NX = x_TX.new_zeros(len(words.lengths), x_TX.shape[1])
+    return none_NX.scatter_reduce(0, place_TX, x_TX, "amax", include_self=False)
 
 
 def sums(x_T: Tensor, words: Ragged) -> Tensor:
