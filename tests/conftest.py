@@ -6,9 +6,10 @@ import pytest
 
 from mdr_dist import catalog
 from mdr_dist.data.synthetic import configure, synthesize
-from support.jobs import PERIODIC, RATING, VARIANTS
+from support.jobs import PERIODIC, RATING, READING, VARIANTS
 from support.periods import write_periods
 from support.ratings import write_ratings
+from support.reviewed import write_reviews
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +33,13 @@ def ratings(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def datasets(dataset: str, periods: str, ratings: str) -> dict[str, str]:
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of a data set like `ratings` whose rows have reviews; not to be changed."""
+    return write_reviews(str(tmp_path_factory.mktemp("data") / "reviews"))
+
+
+@pytest.fixture(scope="session")
+def datasets(dataset: str, periods: str, ratings: str, reviews: str) -> dict[str, str]:
     """Every method → the data set that it is tested on."""
-    special = dict.fromkeys(PERIODIC, periods) | dict.fromkeys(RATING, ratings)
+    special = dict.fromkeys(PERIODIC, periods) | dict.fromkeys(RATING, ratings) | dict.fromkeys(READING, reviews)
     return dict.fromkeys([*catalog.INDEX, *VARIANTS], dataset) | special

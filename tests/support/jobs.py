@@ -48,9 +48,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "full_retrain": {"dim": 8, "init_std": 0.5, "epochs": 2, "first_epochs": 4},
     "spmf": {"dim": 8, "init_std": 0.5, "epochs": 2, "first_epochs": 4, "reservoir": 100},
     "gru4rec": {"dim": 8, "epochs": 2, "first_epochs": 4, "length": 4},
+    "anr": {"word_dim": 8, "dense_words": 0, "aspects": 2, "dim": 4, "importance": 6, "patience": 0},
+    "catn": {"word_dim": 8, "aspects": 2, "filters": 6, "dim": 4, "patience": 0},
     "caser": {"dim": 8, "epochs": 2, "first_epochs": 4, "length": 4, "horizontal": 4, "vertical": 2},
 }
 RATING = frozenset({"bias", "cmf_rating", "emcdr", "cdlfm"})  # they need ratings of two domains
+READING = frozenset({"anr", "catn"})  # they need reviews
 PERIODIC = frozenset({"sml", "fine_tune", "full_retrain", "spmf", "gru4rec", "caser"})  # they need periods
 # a method otherwise than by default: its name is among the settings
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -66,8 +69,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 # they have stages over users, of whom there are few
-BATCH = {"cat_art": 32, "cl4rec-autoencoder": 4, "emcdr": 8, "cdlfm": 8}
-EPOCHS = {"emcdr": 8, "cdlfm": 8}  # of few steps: several processes agree to stop at every 16th
+BATCH = {"cat_art": 32, "cl4rec-autoencoder": 4, "emcdr": 8, "cdlfm": 8, "anr": 16, "catn": 16}
+EPOCHS = {"emcdr": 8, "cdlfm": 8, "anr": 4, "catn": 4}  # of few steps: several processes agree to stop at every 16th
 CPU = torch.device("cpu")
 
 
