@@ -52,12 +52,8 @@ STEPS = 50
 ROUNDING = {"cl4rec-graph": 1e-3}
 SEVERAL_LANES = {"adc", "cat_art", "smf", "emcdr", "cdlfm"}  # what freezes in them is tested lane by lane
 SEVERAL_STAGES = sorted(PERIODIC | {"cl4rec"})  # in one lane
-<<<<<<< HEAD
 NOT_CUT = {"sml", "bias", "catn"}  # by columns: tables like others, whose rows are mapped; tables of one column
-=======
-NOT_CUT = {"sml", "bias"}  # by columns: tables like others, whose rows are mapped; tables of one column
 PENALTIES = {"l2", "alike"}  # losses that need not fall
->>>>>>> rates
 KINDS = {"sml": 3}  # how many stages of a lane it takes to meet every kind; elsewhere one
 # a bias has one column
 PLACES = {(m, "column_wise"): {"bias": "auto", "*": "column_wise"} for m in ("gru4rec", "caser", "cdcf")} | {
