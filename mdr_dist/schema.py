@@ -46,7 +46,7 @@ class Schema(BaseModel):
     `user` and `item` name the features in those roles; `user` is the unit of gAUC through the column `user_key`, which
     keeps users apart even where rare ones share the default row. The feature `domain` (kind `id`, one row a domain) is
     always present and is not stored as a column: a shard's path tells it. `labels[0]` is the target; `truth` names the
-    label that holds the generator's true probability, if there is one. `periods` is 0 where time is not cut.
+    label that holds the generator's true probability or rating, if there is one. `periods` is 0 where time is not cut.
     `rows[split][domain]` counts rows. `digests` maps each vocabulary to the sha256 of its keys in id order.
     `grown_from` are the fingerprints of the data sets that this one extends, the first one first: their ids mean the
     same here.

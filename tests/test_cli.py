@@ -33,7 +33,7 @@ def job(dataset: str, tmp_path: Path) -> Path:
         (["name=a/b"], "letters, digits"),
         (
             ["method.name=crocodil"],
-            "no method named 'crocodil'; there are: adc, caser, cat_art, cdcf, cl4rec, clfm, ",
+            "no method named 'crocodil'; there are: adc, bias, caser, cat_art, cdcf, cdlfm, ",
         ),
         (["method.dimm=4"], "method shared_bottom: unknown key 'dimm'"),
         (["method.features=[usr]"], "has no 'usr'; it has user"),

@@ -32,7 +32,7 @@ class Collector:
         user: ArrayLike,
         truth: ArrayLike | None = None,
     ) -> None:
-        """Add real rows (no padding): scores [N], labels, domain numbers, user keys, true probabilities.
+        """Add real rows (no padding): scores [N], labels, domain numbers, user keys, true probabilities or ratings.
 
         Scores are kept as float32. `truth` is given with every chunk or with none. Errors as in `checked`.
         """
@@ -144,6 +144,8 @@ class RateCollector(Collector):
 
     @staticmethod
     def measure(rows: Mapping[str, NDArray[Any]]) -> Figures:
-        """`mse rmse mae rows users`."""
+        """`mse rmse mae rows users` and, where there is a truth, `bayes_mse`: the squared error of true ratings."""
         found: Figures = {name: getattr(metrics, name)(rows["score"], rows["label"]) for name in RateCollector.METRICS}
+        if "truth" in rows:
+            found["bayes_mse"] = metrics.mse(rows["truth"], rows["label"])
         return {**found, "rows": len(rows["score"]), "users": len(np.unique(rows["user"]))}

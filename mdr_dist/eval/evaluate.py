@@ -52,7 +52,7 @@ def metric_names(method: Method, config: EvalConfig) -> tuple[str, ...]:
     if method.task == "retrieve":
         return tuple(f"{name}@{k}" for name in METRICS for k in config.ks)
     if method.task == "rate":
-        return RateCollector.METRICS
+        return (*RateCollector.METRICS, *(("bayes_mse",) if method.schema.truth else ()))
     return ("auc", "gauc", "logloss", *(("bayes_auc",) if method.schema.truth else ()))
 
 

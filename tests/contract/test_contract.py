@@ -54,6 +54,7 @@ ROUNDING = {"cl4rec-graph": 1e-3}
 SEVERAL_LANES = {"adc", "cat_art", "smf", *MAPPED}  # what freezes in them is tested lane by lane
 SEVERAL_STAGES = sorted(PERIODIC | {"cl4rec"})  # in one lane
 NOT_CUT = {"sml", "bias", "catn"}  # by columns: tables like others, whose rows are mapped; tables of one column
+PENALTIES = {"l2", "alike"}  # losses that need not fall
 KINDS = {"sml": 3}  # how many stages of a lane it takes to meet every kind; elsewhere one
 # a bias has one column
 PLACES = {(m, "column_wise"): {"bias": "auto", "*": "column_wise"} for m in ("gru4rec", "caser", "cdcf")} | {
@@ -106,7 +107,7 @@ def test_losses_are_named_finite_and_fall(method: str, finished: dict[str, tuple
     for lane in check(job).lanes:
         steps = losses(run, lane)
         assert all(math.isfinite(value) for step in steps for value in step.values())
-        target = "bce" if "bce" in steps[0] else next(name for name in steps[0] if name != "l2")
+        target = "bce" if "bce" in steps[0] else next(name for name in steps[0] if name not in PENALTIES)
         same = steps[: len(next(iter(steps_of(run, lane).values())))]  # the first stage: the others' data are others
         size = min(10, len(same) // 2)
         first, last = ([step[target] for step in part] for part in (same[:size], same[-size:]))

@@ -248,3 +248,12 @@ def test_more_domains_than_two() -> None:
     batch = batch_of(3, schema=SCHEMA)
     with pytest.raises(UserError, match=r"data set tiny has 3 domains, a, b, c; this method"):
         prepared(batch, name="emcdr", schema=SCHEMA)
+
+
+def test_domains_that_a_method_of_ratings_cannot_do_with() -> None:
+    with pytest.raises(UserError, match=r"domain 'three' is not in data set pair: its domains are one, two"):
+        build({"name": "bias", "target": "three"}, schema=PAIR)
+    domain = Feature(name="domain", kind="id", rows=1)
+    alone = Schema(name="alone", domains=("one",), features=(*SCHEMA.features[:2], domain))
+    with pytest.raises(UserError, match=r"data set alone has one domain, one: nothing to transfer from"):
+        build({"name": "bias"}, schema=alone)

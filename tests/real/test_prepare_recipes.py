@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import scipy.io
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mdr_dist.data.inspect import inspect
 from mdr_dist.data.layout import read_shards
 from mdr_dist.data.prepare import prepare
+from support.hashes import roles
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
@@ -210,3 +215,40 @@ def test_xmarket_in_periods(tmp_path):
     lengths = rows.groupby("user_key")["history"].apply(lambda lists: sorted(map(len, lists)))
     for mine in lengths:  # two users rate in two markets, one item in both on one day it may be
         assert mine == np.minimum(np.arange(len(mine)), 20).tolist()
+
+
+def test_musical_instruments(tmp_path):
+    folder = raw("amazon-musical-reviews-text")
+    report, rows = run(tmp_path, "amazon-musical-reviews", folder)
+    with zipfile.ZipFile(folder / "Musical_Instruments.zip") as archive:
+        frame = pd.read_json(io.BytesIO(archive.read("Musical_Instruments.json")), lines=True)
+    frame = frame.rename(columns={"reviewerID": "user", "asin": "item", "unixReviewTime": "time"})
+    assert report["rows"]["read"] == report["rows"]["written"] == len(frame) == 10_261
+    assert (report["users"], report["items"]) == (1_429, 900)
+    half = [hashlib.md5(item.encode()).digest()[8] % 2 for item in frame["item"]]
+    frame["domain"] = np.array(["one", "two"])[half]
+    kinds = frame["user"].map(roles(frame, {}, domain="two"))
+    frame["split"] = kinds.where((frame["domain"] == "two") & kinds.isin(["val", "test"]), "train")
+    assert rows.groupby(["domain", "split"]).size().to_dict() == frame.groupby(["domain", "split"]).size().to_dict()
+    counted = kinds.groupby(frame["user"]).first().value_counts()
+    assert abs(counted["common"] / (counted.sum() - counted["other"]) - 0.5) < 0.05 and "uncommon" not in counted
+    train = [review for review in frame[frame["split"] == "train"]["reviewText"] if review]
+    vectoriser = TfidfVectorizer(max_df=0.5, max_features=20_000).fit(train)
+    words = pq.read_table(tmp_path / "data/vocabulary/review.parquet")["key"].to_numpy()
+    assert set(words[1:]) == set(vectoriser.vocabulary_)
+    users = pq.read_table(tmp_path / "data/users.parquet")["key"].to_numpy()
+    items = pq.read_table(tmp_path / "data/vocabulary/item.parquet")["key"].to_numpy()
+    analyzer = vectoriser.build_analyzer()
+    texts = {
+        pair: [word for word in analyzer(text) if word in vectoriser.vocabulary_][:500]
+        for pair, text in zip(zip(frame["user"], frame["item"], strict=True), frame["reviewText"], strict=True)
+    }
+    known = rows[items[rows["item"]] != ""]
+    for user, item, review in zip(users[known["user_key"]], items[known["item"]], known["review"], strict=True):
+        assert words[review].tolist() == texts[user, item]
+    lengths = {split: part["review"].map(len) for split, part in rows.groupby("split")}
+    told = report["features"]["review"]
+    for split, part in frame.groupby("split"):
+        assert told["missing"][split] == (part["reviewText"] == "").sum()
+        assert told["missing"][split] + told["empty"][split] == (lengths[split] == 0).sum()
+    assert len(known) > 10_000 and told["rows"] == len(words) > 15_000

@@ -41,7 +41,7 @@ def test_commands_are_those_there_are() -> None:
 
 
 def test_the_csv_example_works(tmp_path: Path) -> None:
-    recipe, job = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    recipe, job, *_ = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
     header = re.findall(r"```csv\n(.*?)\n", README)[0]
     rows = [f"{1700000000 + n},{'de' if n % 3 else 'fr'},u{n % 7},i{n % 11},{n % 5}.5,{n % 2}" for n in range(2000)]
     (tmp_path / "raw").mkdir()

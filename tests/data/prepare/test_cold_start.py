@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import pandas as pd
@@ -13,21 +12,7 @@ from mdr_dist.data.inspect import inspect
 from mdr_dist.data.source import Dataset, Source
 from mdr_dist.errors import UserError
 from mdr_dist.stage import Slice
-
-
-def uniform(*parts: object) -> float:
-    """A number in [0, 1): the last 8 bytes of an MD5, little-endian."""
-    digest = hashlib.md5("\x1f".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[8:], "little") / 2**64
-
-
-def role(frame: pd.DataFrame, user: str, *, seed: int, domain: str, rule: dict[str, float]) -> str:
-    there = set(frame[frame["user"] == user]["domain"])
-    if domain not in there or len(there) == 1:
-        return "other"
-    if uniform(seed, "cold", user) < rule.get("users", 0.5):
-        return "val" if uniform(seed, "cold val", user) < rule.get("val", 0.4) else "test"
-    return "common" if uniform(seed, "common", user) < rule.get("common", 1.0) else "uncommon"
+from support.hashes import roles, uniform
 
 
 def sparse(frame: pd.DataFrame) -> pd.DataFrame:
@@ -42,10 +27,10 @@ def test_who_is_held_out_goes_by_hashes_of_the_user(bench, frame, rule):
     bench.log(frame)
     bench.recipe |= {"split": {"cold_start": {"domain": "d1", **rule}}, "seed": 5}
     report = bench.run()
-    roles = {user: role(frame, user, seed=5, domain="d1", rule=rule) for user in frame["user"].unique()}
-    told = pd.Series(roles).value_counts()
+    found = roles(frame, rule, domain="d1", seed=5)
+    told = pd.Series(found).value_counts()
     assert told["other"] > 30 and set(told.index) >= {"test", "common", "other"}
-    mine = frame["user"].map(roles)
+    mine = frame["user"].map(found)
     split = mine.where((frame["domain"] == "d1") & mine.isin(["val", "test"]), "train")
     stays = mine != "uncommon"
     assert report["rows"]["uncommon"] == (~stays).sum() and (~stays).any() == ("common" in rule)
@@ -66,11 +51,7 @@ def test_users_in_common_are_counted_after_all_that_drops_rows(bench, frame):
     kept = frame[frame["domain"] != "d2"]
     size = kept.groupby(["domain", "user"])["item"].transform("size")
     kept = kept[size >= 4]
-    want = (
-        kept["user"]
-        .map({user: role(kept, user, seed=0, domain="d1", rule={}) for user in kept["user"].unique()})
-        .where(kept["domain"] == "d1", "train")
-    )
+    want = kept["user"].map(roles(kept, {}, domain="d1")).where(kept["domain"] == "d1", "train")
     held = want[want.isin(["val", "test"])]
     got = bench.rows().set_index("time")["split"]
     assert {kept["time"][row]: split for row, split in held.items()} == got[got != "train"].to_dict()
@@ -85,8 +66,8 @@ def test_leaks_and_relevance_go_with_it(bench, frame):
     bench.log(both)
     bench.recipe["split"] = {"cold_start": {"domain": "d1"}, "drop_leaks": True, "relevant": "rating > 2"}
     report = bench.run()
-    roles = {user: role(both, user, seed=0, domain="d1", rule={}) for user in both["user"].unique()}
-    held = (both["domain"] == "d1") & both["user"].map(roles).isin(["val", "test"])
+    found = roles(both, {}, domain="d1")
+    held = (both["domain"] == "d1") & both["user"].map(found).isin(["val", "test"])
     pairs = set(map(tuple, both[held][["user", "item"]].to_numpy()))
     leak = ~held & pd.Series([pair in pairs for pair in zip(both["user"], both["item"], strict=True)], index=both.index)
     idle = held & (both["rating"] <= 2)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import pandas as pd
 import pytest
 
+from support.hashes import uniform
+
 KEY = ["user", "item", "domain", "time"]
-
-
-def uniform(*parts: object) -> float:
-    """A number in [0, 1): the last 8 bytes of an MD5, little-endian."""
-    digest = hashlib.md5("\x1f".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[8:], "little") / 2**64
 
 
 def by_share(u: float, val: float, test: float) -> str:

@@ -93,16 +93,16 @@ def test_the_vocabulary_is_the_one_that_scikit_learn_chooses(bench, frame, words
 
 
 def test_frequent_rare_and_equal_words(bench):
-    """Four reviews (the fifth is missing, the sixth tests): `the` is in three of them, more than half."""
-    texts = ["the cat sat sat", "The dog sat", "the dog: bee", "ant cat ant", "", "zebra ant the cat"]
-    frame = pd.DataFrame({"review": texts, "time": range(6)})
-    frame = frame.assign(user="u", item=[f"i{n}" for n in range(6)], domain="d", rating=5)
-    bench.recipe["split"] = {"time": {"test_from": "1970-01-01T00:00:05"}}
+    """Four reviews (two are missing, the last one tests): `the` is in three of them, more than half."""
+    texts = ["the cat sat sat", "The dog sat", "the dog: bee", "ant cat ant", "", "", "zebra ant the cat"]
+    frame = pd.DataFrame({"review": texts, "time": range(7)})
+    frame = frame.assign(user="u", item=[f"i{n}" for n in range(7)], domain="d", rating=5)
+    bench.recipe["split"] = {"time": {"test_from": "1970-01-01T00:00:06"}}
     _, rows = run(bench, frame, words=3, min_count=2)
     assert bench.vocabulary("review")["key"].tolist() == ["", "sat", "ant", "cat"]  # not dog: of equals the last word
     assert bench.vocabulary("review")["count"].tolist() == [0, 3, 2, 2]
     got = rows.sort_values("time")["review"].map(list).tolist()
-    assert got == [[3, 1, 1], [1], [], [2, 3, 2], [], [2, 3]]
+    assert got == [[3, 1, 1], [1], [], [2, 3, 2], [], [], [2, 3]]
     bench.recipe["features"][-1] |= {"words": 9, "max_df": 0.75}
     bench.run()
     assert bench.vocabulary("review")["key"].tolist() == ["", "sat", "the", "ant", "cat", "dog"]  # bee occurs once
