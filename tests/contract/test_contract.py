@@ -88,8 +88,8 @@ def test_declares_itself(method: str, datasets: dict[str, str]) -> None:
     plan = check(small_job(method, datasets[method]))
     specs = plan.method.tables()
     assert len({spec.name for spec in specs}) == len(specs)
-    schema = plan.dataset.schema
-    features = {feature.name for feature in schema.features} | {*plan.method.extras.lists(len(schema.domains))}
+    schema, extras = plan.dataset.schema, plan.method.extras
+    features = {feature.name for feature in schema.features} | {*extras.lists(len(schema.domains))}
     looked_up = {name for spec in specs for name in spec.features if not name.startswith("negative_")}
     assert looked_up <= features
     found = type(plan.method)

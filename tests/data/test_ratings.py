@@ -120,7 +120,7 @@ def test_rows_by_user_bring_what_was_rated_in_both_domains(tiny: Make) -> None:
 
 
 def test_ratings_up_to_a_period(tiny: Make) -> None:
-    data = tiny({("train", d, p): 40 for d in ("books", "films") for p in (0, 1)}, change=lists)
+    data = tiny({("train", d, p): 40 + 9 * p for d in ("books", "films") for p in (0, 1)}, change=lists)
     reader = source(data)
     for period in (0, 1):
         expected = Expected(data, upto=period)
