@@ -9,7 +9,7 @@ Shape letters: B rows of this process, K domains, T list entries.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.distributed as dist
@@ -44,6 +44,9 @@ class Extras:
     leave_out   whether an item's document lacks what the row's user wrote about the item
     means       the dense feature `mean` [B, 1]: the mean label of the row's item in its domain; where it has no row,
                 that of the domain
+    ratings     so many at most of a user or an item, evenly spread over all of them: the list features `rated_<k>`, the
+                items that the row's user rated in domain k, for each one of the job, and `raters`, the users who rated
+                the row's item in its domain; with `Batch.ratings`. A default item has none
 
     All of it is training interactions of the slice's domains, `history` and neighbours of those of its `context`; where
     users and items are ranked, of the job's, and then `catalogue` and `taken` are empty. What is drawn is the same in
@@ -58,10 +61,10 @@ class Extras:
     documents: tuple[str, ...] = ()
     leave_out: bool = False
     means: bool = False
+    ratings: int = 0
 
-    @property
-    def lists(self) -> tuple[str, ...]:
-        """The list features."""
+    def lists(self, domains: int) -> tuple[str, ...]:
+        """The list features, where there are so many domains."""
         named = {
             "history": self.history,
             "catalogue": self.catalogue,
@@ -69,6 +72,8 @@ class Extras:
             "user_nodes": self.hops,
             "item_nodes": self.hops,
             "words": self.documents,
+            **{f"rated_{k}": self.ratings for k in range(domains)},
+            "raters": self.ratings,
         }
         return tuple(name for name, there in named.items() if there)
 
@@ -136,6 +141,8 @@ class Batch:
     count      real rows in the global batch;  domains  K;  seed  of this step, the same in every process
     progress   how far the epoch is: 0 at its first step, 1 at its last
     graph      who took what around the rows, if batches bring it;  documents  what is written about them, if they do
+    ratings    list feature → [T] float32, of each entry of `rated_<k>` and `raters` the rating, the first label, less
+               its item's mean, if batches bring these
     """
 
     ids: Mapping[str, Tensor]
@@ -152,6 +159,7 @@ class Batch:
     progress: float = 1.0
     graph: Graph | None = None
     documents: Documents | None = None
+    ratings: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def __len__(self) -> int:
         return len(self.domain)
@@ -169,9 +177,9 @@ class Batch:
 
         lists = {name: ragged.to(device) for name, ragged in self.lists.items()}
         rows = move({n: getattr(self, n) for n in ("domain", "user_key", "weight", "position")})
-        parts = {"ids": move(self.ids), "lists": lists, "dense": move(self.dense), "labels": move(self.labels)}
+        parts = {name: move(getattr(self, name)) for name in ("ids", "dense", "labels", "ratings")}
         graph, documents = self.graph and self.graph.to(device), self.documents and self.documents.to(device)
-        return replace(self, **parts, **rows, graph=graph, documents=documents)
+        return replace(self, lists=lists, **parts, **rows, graph=graph, documents=documents)
 
     def mean(self, x: Tensor) -> Tensor:
         """The mean of `x` [B] over the global batch's real rows, as a share: its average over processes is it."""

@@ -11,6 +11,8 @@ BASELINES: dict[str, str] = {
     "cmf_rating": "mdr_dist.baselines.text.cmf_rating:CMFRating",
     "emcdr": "mdr_dist.baselines.text.emcdr:EMCDR",
     "cdlfm": "mdr_dist.baselines.text.cdlfm:CDLFM",
+    "dfm": "mdr_dist.baselines.text.dfm:DFM",
+    "r_dfm": "mdr_dist.baselines.text.r_dfm:RDFM",
     "fine_tune": "mdr_dist.baselines.periodic.fine_tune:FineTune",
     "full_retrain": "mdr_dist.baselines.periodic.full_retrain:FullRetrain",
     "spmf": "mdr_dist.baselines.periodic.spmf:SPMF",

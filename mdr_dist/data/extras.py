@@ -17,6 +17,7 @@ from mdr_dist.data.interactions import Interactions
 from mdr_dist.data.means import Means
 from mdr_dist.data.neighbours import Neighbours, of_none
 from mdr_dist.data.order import Ints, seed_of
+from mdr_dist.data.ratings import BY, Found, Ratings
 from mdr_dist.data.reader import Reader
 from mdr_dist.data.users import Users
 from mdr_dist.stage import Slice
@@ -48,6 +49,8 @@ def adding(
         steps.append(_Catalogue(Interactions.together(reader, own, period=period, upto=True).items, extras.catalogue))
     if extras.means:
         steps.append(_Means(reader, own, period=period))
+    if extras.ratings:
+        steps.append(_Rated(reader, domains, most=extras.ratings, period=period))
     if extras.documents:
         steps.append(Documented(reader, extras, domains=domains, period=period))
     if extras.hops:
@@ -94,6 +97,27 @@ class _Means:
         return replace(batch, dense={**batch.dense, "mean": torch.from_numpy(mean)})
 
 
+class _Rated:
+    """The list features `rated_<k>` and `raters`, and the batch's `ratings`."""
+
+    def __init__(self, reader: Reader, domains: tuple[int, ...], *, most: int, period: int | None) -> None:
+        self._item, self._most = reader.dataset.schema.item, most
+        self._users, self._items = (
+            {k: Ratings.open(reader, by=by, domain=k, period=period) for k in domains} for by in BY
+        )
+
+    def __call__(self, batch: Batch, _: int) -> Batch:
+        key, item, domain = batch.user_key.numpy(), batch.ids[self._item].numpy(), batch.domain.numpy()
+        for k, ratings in self._users.items():
+            batch = _with_ratings(batch, f"rated_{k}", [ratings.of(key, most=self._most)])
+        parts: list[Found] = []
+        for k, ratings in self._items.items():
+            rows = np.flatnonzero(domain == k)
+            row, entries, rating = ratings.of(item[rows], most=self._most)
+            parts.append((rows[row], entries, rating))
+        return _with_ratings(batch, "raters", parts)
+
+
 class _Catalogue:
     """The list feature `catalogue`: all items, or a sample."""
 
@@ -112,6 +136,14 @@ def _no_catalogue(batch: Batch, _: int) -> Batch:
     for name in ("taken", "catalogue"):
         batch = _with_list(batch, name, of_none(_NOTHING, len(batch)))
     return batch
+
+
+def _with_ratings(batch: Batch, name: str, parts: list[Found]) -> Batch:
+    row, entries, rating = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    order = np.argsort(row, kind="stable")
+    lengths = torch.from_numpy(np.bincount(row, minlength=len(batch)))
+    batch = _with_list(batch, name, Ragged(torch.from_numpy(entries[order]), lengths))
+    return replace(batch, ratings={**batch.ratings, name: torch.from_numpy(rating[order])})
 
 
 def _with_list(batch: Batch, name: str, ragged: Ragged) -> Batch:

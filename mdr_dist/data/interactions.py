@@ -120,11 +120,11 @@ def count_items(reader: Reader, domains: tuple[int, ...], *, period: int | None,
             break
         table = reader.table(group, [schema.item])
         item = plain(table, schema.item, expected=types[schema.item], where=reader.where(group)).to_numpy()
-        found = np.union1d(found, item[item != _default(schema, group.domain)])
+        found = np.union1d(found, item[item != default_item(schema, group.domain)])
     return len(found)
 
 
-def _default(schema: Schema, domain: int) -> int:
+def default_item(schema: Schema, domain: int) -> int:
     """The id of a domain's default item."""
     starts = schema[schema.item].starts
     return starts[domain] if starts else 0
@@ -155,7 +155,7 @@ def _collect(reader: Reader, groups: tuple[Group, ...], pairs: Ints, *, default:
         user_key, item_id, *label = (plain(table, name, expected=types[name], where=where).to_numpy() for name in names)
         check_ids(item_id, item, where)
         check_users(user_key, where, limit=np.iinfo(np.int64).max // item.rows)
-        left_out = -1 if default else _default(schema, group.domain)
+        left_out = -1 if default else default_item(schema, group.domain)
         seen[item_id[item_id != left_out]] = True
         chosen = (item_id != left_out) & (label[0] > 0.5 if label else True)
         found = user_key[chosen] * item.rows + item_id[chosen]

@@ -35,6 +35,8 @@ ABLATIONS: list[tuple[str, dict[str, Any]]] = [
     ("cl4rec", {"masking": "off"}),
     ("cl4rec", {"specialize": False}),
     ("emcdr", {"mapping": "linear"}),
+    ("dfm", {"noise": 0.0, "ratings": 1, "rebuilt": 0.0, "l2": 0.0, "target": "books"}),
+    ("r_dfm", {"told": 0.0}),
     ("cdlfm", {"alike": 0.0, "neighbours": 100, "linked": 100}),
     ("bias", {"user": False, "l2": 0.0}),
     ("cmf_rating", {"alpha": 1.0, "target": "books"}),

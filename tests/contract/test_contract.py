@@ -23,6 +23,7 @@ from mdr_dist.train.run import check
 from support.groups import in_group
 from support.jobs import (
     CPU,
+    MAPPED,
     PERIODIC,
     VARIANTS,
     fixed_steps,
@@ -50,14 +51,14 @@ STEPS = 50
 # by how much workers may differ, 1e-5 where nothing else is said. Of the graph's millions of leaky ReLUs some lie so
 # near their kink that rounding decides the slope; other neighbours would make a difference of 0.1
 ROUNDING = {"cl4rec-graph": 1e-3}
-SEVERAL_LANES = {"adc", "cat_art", "smf", "emcdr", "cdlfm"}  # what freezes in them is tested lane by lane
+SEVERAL_LANES = {"adc", "cat_art", "smf", *MAPPED}  # what freezes in them is tested lane by lane
 SEVERAL_STAGES = sorted(PERIODIC | {"cl4rec"})  # in one lane
 NOT_CUT = {"sml", "bias", "catn"}  # by columns: tables like others, whose rows are mapped; tables of one column
 PENALTIES = {"l2", "alike"}  # losses that need not fall
 KINDS = {"sml": 3}  # how many stages of a lane it takes to meet every kind; elsewhere one
 # a bias has one column
 PLACES = {(m, "column_wise"): {"bias": "auto", "*": "column_wise"} for m in ("gru4rec", "caser", "cdcf")} | {
-    (m, "column_wise"): {"*_bias*": "auto", "*": "column_wise"} for m in ("cmf_rating", "emcdr", "cdlfm", "anr")
+    (m, "column_wise"): {"*_bias*": "auto", "*": "column_wise"} for m in ("cmf_rating", "anr", *MAPPED)
 }
 PLACEMENTS = [
     (method, *placed) for method in METHODS for placed in PLACED if method not in NOT_CUT or placed[0] != "column_wise"
@@ -87,7 +88,8 @@ def test_declares_itself(method: str, datasets: dict[str, str]) -> None:
     plan = check(small_job(method, datasets[method]))
     specs = plan.method.tables()
     assert len({spec.name for spec in specs}) == len(specs)
-    features = {feature.name for feature in plan.dataset.schema.features} | {*plan.method.extras.lists}
+    schema = plan.dataset.schema
+    features = {feature.name for feature in schema.features} | {*plan.method.extras.lists(len(schema.domains))}
     looked_up = {name for spec in specs for name in spec.features if not name.startswith("negative_")}
     assert looked_up <= features
     found = type(plan.method)
@@ -172,7 +174,8 @@ def test_a_lane_moves_what_it_trains_and_nothing_else(method: str, finished: dic
     plan = check(job)
     for lane in plan.lanes.values():
         with group_of_one():
-            trainer = build_trainer(job, plan, run=run, lane=lane.name, device=CPU)
+            # as a worker of the lane does, from a method of its own
+            trainer = build_trainer(job, check(job), run=run, lane=lane.name, device=CPU)
             trainer.inherit()
             before = _state(trainer)
             trainer.restore(trainer.checkpoints.latest())

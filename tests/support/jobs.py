@@ -41,6 +41,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "cmf_rating": {"dim": 8},
     "emcdr": {"dim": 8, "factor_epochs": 6, "patience": 8},
     "cdlfm": {"dim": 8, "factor_epochs": 6, "patience": 8, "neighbours": 5, "linked": 25},
+    "dfm": {"dim": 8, "hidden": 16, "mapped": 8, "ratings": 10, "factor_epochs": 6, "patience": 8},
+    "r_dfm": {"dim": 8, "hidden": 16, "mapped": 8, "ratings": 10, "word_dim": 8, "factor_epochs": 6, "patience": 8},
     "shared_bottom": {"dim": 8, "bottom": [16, 8], "towers": [8]},
     "mmoe": {"dim": 8, "num_experts": 3, "experts": [16, 8], "gate_hidden": [8], "towers": [8]},
     "sml": {"dim": 8, "init_std": 0.5, "rounds": 2, "hidden": 16, "first_epochs": 4},
@@ -52,8 +54,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "catn": {"word_dim": 8, "aspects": 2, "filters": 6, "dim": 4, "patience": 0},
     "caser": {"dim": 8, "epochs": 2, "first_epochs": 4, "length": 4, "horizontal": 4, "vertical": 2},
 }
-RATING = frozenset({"bias", "cmf_rating", "emcdr", "cdlfm"})  # they need ratings of two domains
-READING = frozenset({"anr", "catn"})  # they need reviews
+RATING = frozenset({"bias", "cmf_rating", "emcdr", "cdlfm", "dfm"})  # they need ratings of two domains
+READING = frozenset({"anr", "catn", "r_dfm"})  # they need reviews
+MAPPED = ("emcdr", "cdlfm", "dfm", "r_dfm")  # they map users of one domain to the other
 PERIODIC = frozenset({"sml", "fine_tune", "full_retrain", "spmf", "gru4rec", "caser"})  # they need periods
 # a method otherwise than by default: its name is among the settings
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -69,8 +72,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
 }
 # they have stages over users, of whom there are few
-BATCH = {"cat_art": 32, "cl4rec-autoencoder": 4, "emcdr": 8, "cdlfm": 8, "anr": 16, "catn": 16}
-EPOCHS = {"emcdr": 8, "cdlfm": 8, "anr": 4, "catn": 4}  # of few steps: several processes agree to stop at every 16th
+BATCH = {"cat_art": 32, "cl4rec-autoencoder": 4, "anr": 16, "catn": 16} | dict.fromkeys(MAPPED, 8) | {"r_dfm": 4}
+EPOCHS = {"anr": 4, "catn": 4} | dict.fromkeys(MAPPED, 8)  # of few steps: several processes agree to stop at every 16th
 CPU = torch.device("cpu")
 
 

@@ -124,7 +124,7 @@ class CDLFM(PairMethod):
 
     def link_losses(self, rows: Rows, batch: Batch) -> Losses:
         """Those of the mapping of all; the batch's users are kept on the way."""
-        both = (batch.whole(self.users(rows, domain)) for domain in (self.source, self.target))
+        both = (batch.whole(self.users(rows, batch, domain=domain)) for domain in (self.source, self.target))
         self.linked.add(*both)
         return self.map_losses(rows, batch)
 

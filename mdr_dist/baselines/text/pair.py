@@ -5,6 +5,7 @@ Shape letters: B rows, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from mdr_dist.baselines.text.factors import FactorConfig, FactorMethod
 from mdr_dist.batch import Batch, Extras
 from mdr_dist.errors import UserError
-from mdr_dist.methods.retrieve import user_table
+from mdr_dist.methods.retrieve import own_domain, user_table
 from mdr_dist.rule import Sum
 from mdr_dist.schema import Schema
 from mdr_dist.stage import Init, Losses, Rows, Slice, Stage, TableSpec, Until
@@ -35,7 +36,8 @@ class PairMethod(FactorMethod):
 
     Each domain has all its own: `user/<k>`, `item/<k>`, `user_bias/<k>`, `item_bias/<k>`. A user who has rows in the
     source is carried over, whether or not she has some in the target, and so is her bias, as it is. Others, and all
-    while their domain is trained, keep their own embeddings.
+    while their domain is trained, keep their own embeddings. A subclass may have other vectors in their place (`users`,
+    `items`), of its own tables and dense parameters.
     """
 
     extras = Extras(means=True, active=True)
@@ -53,19 +55,23 @@ class PairMethod(FactorMethod):
 
     def tables(self) -> tuple[TableSpec, ...]:
         """Users, items and their biases, a table each a domain."""
-        users = tuple(user_table(self.schema, self.config, k) for k in self.domains)
-        items = self.item_tables()
-        biases = (_bias(spec) for spec in (*users, *items))
-        return (*users, *items, *biases)
+        return (*self._user_tables(), *self.item_tables(), *self.bias_tables())
+
+    def bias_tables(self) -> tuple[TableSpec, ...]:
+        """`user_bias/<k>` and `item_bias/<k>`, a number a row."""
+        return tuple(_bias(spec) for spec in (*self._user_tables(), *self.item_tables()))
 
     def score(self, rows: Rows, batch: Batch) -> Tensor:
         """[B] in the target of users carried over, where the source's tables are at hand."""
-        user_BD, bias_B1 = self.own(rows, batch, "user"), self.own(rows, batch, "user_bias")
-        if all(f"user/{k}.{self.schema.user}" in rows for k in self.domains):
+        by_domain = self.by_domain(rows, lambda k: self.users(rows, batch, domain=k))
+        user_BD, bias_B1 = own_domain(by_domain, batch), self.own(rows, batch, "user_bias")
+        source_BD = by_domain[self.source]
+        if source_BD is not None and by_domain[self.target] is not None:
             moved_B1 = ((batch.domain == self.target) & (batch.dense["active"][:, self.source] > 0))[:, None]
-            user_BD = torch.where(moved_B1, self.carried(self.users(rows, self.source)), user_BD)
-            bias_B1 = torch.where(moved_B1, self.users(rows, self.source, "user_bias"), bias_B1)
-        return self._product(rows, batch, user_BD=user_BD, bias_B1=bias_B1)
+            user_BD = torch.where(moved_B1, self.carried(source_BD), user_BD)
+            bias_B1 = torch.where(moved_B1, rows[f"user_bias/{self.source}.{self.schema.user}"], bias_B1)
+        item_BD = own_domain(self.by_domain(rows, lambda k: self.items(rows, batch, domain=k)), batch)
+        return self.product(rows, batch, user_BD=user_BD, item_BD=item_BD, bias_B1=bias_B1)
 
     def carried(self, user_BD: Tensor) -> Tensor:
         """[B, D] where users with these embeddings in the source stand in the target."""
@@ -74,16 +80,27 @@ class PairMethod(FactorMethod):
     def losses(self, rows: Rows, batch: Batch) -> Losses:
         """`square` of the domain's own factorisation and, where it has a weight, `l2`."""
         found = {name: self.own(rows, batch, name) for name in ("user", "item", "user_bias", "item_bias")}
-        score_B = self._product(rows, batch, user_BD=found["user"], bias_B1=found["user_bias"])
+        vectors = {"user_BD": found["user"], "item_BD": found["item"]}
+        score_B = self.product(rows, batch, **vectors, bias_B1=found["user_bias"])
         return self.with_l2({"square": batch.mean((score_B - batch.label).square())}, found.values(), batch)
 
-    def users(self, rows: Rows, domain: int, table: str = "user") -> Tensor:
-        """[B, D] the users' rows of a domain's table, whatever the rows' domain."""
-        return rows[f"{table}/{domain}.{self.schema.user}"]
+    def users(self, rows: Rows, batch: Batch, *, domain: int) -> Tensor:  # noqa: ARG002 for overrides
+        """[B, D] where the rows' users stand in a domain, whatever the rows' own."""
+        return rows[f"user/{domain}.{self.schema.user}"]
+
+    def items(self, rows: Rows, batch: Batch, *, domain: int) -> Tensor:  # noqa: ARG002 for overrides
+        """[B, D] where the items of the rows of a domain stand there."""
+        return rows[f"item/{domain}.{self.schema.item}"]
+
+    def by_domain(self, rows: Rows, found: Callable[[int], Tensor]) -> list[Tensor | None]:
+        """What is found of each domain whose tables are at hand."""
+        there = [f"user_bias/{k}.{self.schema.user}" in rows for k in self.domains]
+        return [found(k) if there[k] else None for k in self.domains]
 
     def map_losses(self, rows: Rows, batch: Batch) -> Losses:
         """`distance`: the mean square of what the mapping misses."""
-        gap_BD = self.mapping(self.users(rows, self.source)) - self.users(rows, self.target)
+        source_BD, target_BD = (self.users(rows, batch, domain=k) for k in (self.source, self.target))
+        gap_BD = self.mapping(source_BD) - target_BD
         return {"distance": batch.mean(gap_BD.square().mean(1))}
 
     def stages(self) -> tuple[Stage, ...]:
@@ -107,15 +124,23 @@ class PairMethod(FactorMethod):
             lane=name,
             loss=self.losses,
             data=Slice(domains=(domain,)),
-            train=(f"*/{domain}",),
+            train=(f"*/{domain}", *self.dense(domain)),
             read=(f"*/{domain}",),
             update=Sum(self.weights()),
             until=Until(epochs=self.config.factor_epochs, patience=0, monitor="mse"),
         )
 
-    def _product(self, rows: Rows, batch: Batch, *, user_BD: Tensor, bias_B1: Tensor) -> Tensor:
-        item_BD, item_bias_B1 = self.own(rows, batch, "item"), self.own(rows, batch, "item_bias")
-        return (user_BD * item_BD).sum(1) + (batch.dense["mean"] + bias_B1 + item_bias_B1).squeeze(1)
+    def dense(self, domain: int) -> tuple[str, ...]:  # noqa: ARG002 for overrides
+        """Patterns of the dense parameters that a domain's factorisation trains."""
+        return ()
+
+    def product(self, rows: Rows, batch: Batch, *, user_BD: Tensor, item_BD: Tensor, bias_B1: Tensor) -> Tensor:
+        """[B] the ratings of users by vectors and biases."""
+        usual_B1 = batch.dense["mean"] + bias_B1 + self.own(rows, batch, "item_bias")
+        return (user_BD * item_BD).sum(1) + usual_B1.squeeze(1)
+
+    def _user_tables(self) -> tuple[TableSpec, ...]:
+        return tuple(user_table(self.schema, self.config, k) for k in self.domains)
 
 
 def _bias(spec: TableSpec) -> TableSpec:
