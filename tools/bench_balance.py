@@ -55,9 +55,9 @@ def main() -> None:
         "",
         f"    tools/bench_balance.py --steps {args.steps} --out tools/results/balance.md",
         "",
-        f"{datetime.date.today()}, commit {commit.strip()}. Two losses, the first planted {SCALE:.0f} times the second; "
-        "r is a loss over the mean of both. The rule evens out gradients and only leans on losses: with the gradients' norms "
-        "equal, a loss on the larger scale still falls faster. So r comes nearer to 1 as gamma grows, and stays off it.",
+        f"{datetime.date.today()}, commit {commit.strip()}. Two losses, the first planted {SCALE:.0f} times the other.",
+        "r is a loss over the mean of both. The rule evens out gradients and leans on losses: with gradients of one",
+        "norm, a loss on the larger scale still falls faster. So r comes nearer to 1 as gamma grows, and stays off it.",
         "",
         "| gamma | r of the first | of the second | weight of the first | of the second |",
         "|---:|---:|---:|---:|---:|",
