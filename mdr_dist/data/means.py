@@ -30,7 +30,7 @@ class Means:
     def open(cls, reader: Reader, *, domain: int, period: int | None = None) -> Means:
         """The first label's means over the training split, up to a period if one is given."""
         groups = select(reader, (domain,), split="train", period=period, upto=True)
-        found = mapped(reader, "means", key=(domain, period), build=lambda _: _build(reader, groups))
+        found = mapped(reader, "means", key=("sums", domain, period), build=lambda _: _build(reader, groups))
         items, sums, counts = (np.asarray(found[name]) for name in ("items", "sums", "counts"))
         return cls(items, sums, counts, float(found["usual"][0]))
 
