@@ -76,12 +76,14 @@ def softmax(logit_TM: Tensor, words: Ragged) -> Tensor:
     return weight_TM / torch.segment_reduce(weight_TM, "sum", lengths=words.lengths, axis=0)[of]
 
 
-def largest(x_TX: Tensor, words: Ragged) -> Tensor:
-    """[N, X] over the words of each document the largest of each number; 0 for one without words."""
+def largest(x_WX: Tensor, words: Ragged) -> Tensor:
+    """[N, X] of vectors [W, X], in which words are places, the largest of each number; 0 for a document without words.
+
+    Vectors of all T words are never made.
+    """
+    starts = words.lengths.cumsum(0) - words.lengths
     # not by segment_reduce, whose gradient is wrong where a document has its largest twice
-    place_TX = owner(words)[:, None].expand_as(x_TX)
-    none_NX = x_TX.new_zeros(len(words.lengths), x_TX.shape[1])
-    return none_NX.scatter_reduce(0, place_TX, x_TX, "amax", include_self=False)
+    return functional.embedding_bag(words.values, x_WX, starts, mode="max")
 
 
 def sums(x_T: Tensor, words: Ragged) -> Tensor:

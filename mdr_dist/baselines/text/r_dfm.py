@@ -83,7 +83,7 @@ class RDFM(DFM):
             at_B = torch.where(batch.domain == domain, at["user"], at["other"])
         document, place_B = at_B.unique(return_inverse=True)
         words = chosen(batch.documents.words, document)
-        return largest(rows[f"{WORDS}/{domain}.{WORDS}"][words.values], words)[place_B]
+        return largest(rows[f"{WORDS}/{domain}.{WORDS}"], words)[place_B]
 
     def weights(self) -> dict[str, float]:
         """The losses' weights."""
