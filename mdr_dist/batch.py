@@ -42,8 +42,8 @@ class Extras:
     documents   which of `DOCUMENTS` come as `Batch.documents`, with the list feature `words`: the words in them, in
                 order, each once
     leave_out   whether an item's document lacks what the row's user wrote about the item
-    means       the dense feature `mean` [B, 1]: the mean label of the row's item in its domain; where it has no row,
-                that of the domain
+    means       the dense feature `mean` [B, 1]: the mean label of the row's item in its domain, as if it had `damping`
+                more rows with the mean label of the domain; of an item without rows the latter
     ratings     so many at most of a user or an item, evenly spread over all of them: the list features `rated_<k>`, the
                 items that the row's user rated in domain k, for each one of the job, and `raters`, the users who rated
                 the row's item in its domain; with `Batch.ratings`. A default item has none
@@ -61,6 +61,7 @@ class Extras:
     documents: tuple[str, ...] = ()
     leave_out: bool = False
     means: bool = False
+    damping: float = 0.0
     ratings: int = 0
 
     def lists(self, domains: int) -> tuple[str, ...]:

@@ -27,7 +27,8 @@ def _about() -> None:
 def synth(  # noqa: PLR0913
     path: Annotated[str, typer.Argument(metavar="OUT", help="The new data set's folder.")],
     preset: Annotated[
-        str, typer.Option(help="Labelled rows: tiny, conflicting, large; interactions: shared-specific, paper, drift.")
+        str,
+        typer.Option(help="tiny, conflicting, large: labels; shared-specific, paper, drift: interactions; reviews."),
     ] = "conflicting",
     users: Annotated[int | None, typer.Option(help="Users.")] = None,
     items: Annotated[int | None, typer.Option(help="Items of a domain.")] = None,
@@ -40,7 +41,7 @@ def synth(  # noqa: PLR0913
     seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
     settings: Settings = None,
 ) -> None:  # budget: one parameter a flag
-    """Make a data set with planted structure, of which the best possible AUC or NDCG is known."""
+    """Make a data set with planted structure, of which the best possible AUC, NDCG or squared error is known."""
     from mdr_dist.data.synthetic import configure, synthesize
 
     named = {"users": users, "items": items, "domains": domains, "rows": rows, "scale": scale}
@@ -184,7 +185,7 @@ def evaluate(
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...")],
     *,
-    metrics: Annotated[str, typer.Option(help="Comma-separated; else auc,gauc or recall@10,ndcg@10.")] = "",
+    metrics: Annotated[str, typer.Option(help="Comma-separated; else auc,gauc, recall@10,ndcg@10 or mse,mae.")] = "",
     form: Annotated[Literal["table", "markdown", "csv", "json"], typer.Option("--format")] = "table",
     against: Annotated[str, typer.Option(help="A run: show by how much the others beat it, user by user.")] = "",
 ) -> None:

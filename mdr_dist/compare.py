@@ -30,8 +30,13 @@ def read_results(runs: tuple[str, ...]) -> Results:
 
 
 def usual_metrics(results: Results) -> tuple[str, ...]:
-    """What to show where nobody says: recall and NDCG in the top 10, or of the first k there is, or AUC and gAUC."""
+    """What to show where nobody says: recall and NDCG in the top 10, or of the first k there is, or AUC and gAUC.
+
+    Of ratings the squared and the absolute error.
+    """
     names = next(iter(results.values()))["test"]["macro"]
+    if "mse" in names:
+        return ("mse", "mae")
     recalls = [name for name in names if name.startswith("recall@")]
     if not recalls:
         return ("auc", "gauc")

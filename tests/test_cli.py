@@ -33,7 +33,7 @@ def job(dataset: str, tmp_path: Path) -> Path:
         (["name=a/b"], "letters, digits"),
         (
             ["method.name=crocodil"],
-            "no method named 'crocodil'; there are: adc, bias, caser, cat_art, cdcf, cdlfm, ",
+            "no method named 'crocodil'; there are: adc, anr, bias, caser, cat_art, catn, ",
         ),
         (["method.dimm=4"], "method shared_bottom: unknown key 'dimm'"),
         (["method.features=[usr]"], "has no 'usr'; it has user"),
@@ -158,11 +158,11 @@ def test_a_domain_without_rows_in_a_split(
     runs = tmp_path / "runs"
     for split, domain, settings in (
         ("train", "d1", []),
-        ("val", "d1", ["data.domains=[d0,d1]"]),
+        ("train", "d1", ["data.domains=[d0,d1]"]),
         ("val", "", []),
-        ("test", "d2", ["data.domains=[d0,d2]", "train.eval_epochs=0"]),
+        ("test", "", ["data.domains=[d0,d2]", "train.eval_epochs=0"]),
     ):
-        path = without(dataset, tmp_path / f"{split}{domain}", split=split, domain=domain)
+        path = without(dataset, tmp_path / f"{split}{domain}{len(settings)}", split=split, domain=domain)
         flags = [part for setting in (f"data.path={path}", *settings) for part in ("--set", setting)]
         said = refused(monkeypatch, capsys, "train", job, "--runs", runs, *flags)
         assert f"domain {domain or 'd0'} has no rows in split {split} of data set {path}" in said

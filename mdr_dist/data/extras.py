@@ -48,7 +48,7 @@ def adding(
         steps.append(_Taken("taken", taken))
         steps.append(_Catalogue(Interactions.together(reader, own, period=period, upto=True).items, extras.catalogue))
     if extras.means:
-        steps.append(_Means(reader, own, period=period))
+        steps.append(_Means(reader, own, period=period, damping=extras.damping))
     if extras.ratings:
         steps.append(_Rated(reader, domains, most=extras.ratings, period=period))
     if extras.documents:
@@ -85,15 +85,15 @@ class _Taken:
 class _Means:
     """The dense feature `mean`."""
 
-    def __init__(self, reader: Reader, domains: tuple[int, ...], *, period: int | None) -> None:
-        self._item = reader.dataset.schema.item
+    def __init__(self, reader: Reader, domains: tuple[int, ...], *, period: int | None, damping: float) -> None:
+        self._item, self._damping = reader.dataset.schema.item, damping
         self._means = {domain: Means.open(reader, domain=domain, period=period) for domain in domains}
 
     def __call__(self, batch: Batch, _: int) -> Batch:
         item, domain = batch.ids[self._item].numpy(), batch.domain.numpy()
         mean = np.zeros((len(batch), 1), dtype=np.float32)
         for k, means in self._means.items():
-            mean[domain == k, 0] = means.of(item[domain == k])
+            mean[domain == k, 0] = means.of(item[domain == k], damping=self._damping)
         return replace(batch, dense={**batch.dense, "mean": torch.from_numpy(mean)})
 
 

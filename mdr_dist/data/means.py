@@ -19,25 +19,28 @@ from mdr_dist.data.reader import Group, Reader
 
 @dataclass(frozen=True)
 class Means:
-    """items [n] ids in order; mean [n] of each item's training labels; usual, that of all the domain's rows."""
+    """items [n] ids in order; sums and counts [n] of each item's training labels; usual, the mean of all labels."""
 
     items: Ints
-    mean: NDArray[np.float64]
+    sums: NDArray[np.float64]
+    counts: NDArray[np.float64]
     usual: float
 
     @classmethod
     def open(cls, reader: Reader, *, domain: int, period: int | None = None) -> Means:
         """The first label's means over the training split, up to a period if one is given."""
         groups = select(reader, (domain,), split="train", period=period, upto=True)
-        found = mapped(reader, "means", key=(domain, period), build=lambda _: _build(reader, groups))
-        return cls(np.asarray(found["items"]), np.asarray(found["mean"]), float(found["usual"][0]))
+        found = mapped(reader, "means", key=("sums", domain, period), build=lambda _: _build(reader, groups))
+        items, sums, counts = (np.asarray(found[name]) for name in ("items", "sums", "counts"))
+        return cls(items, sums, counts, float(found["usual"][0]))
 
-    def of(self, item: Ints) -> NDArray[np.float64]:
-        """[B] the mean of items [B]."""
+    def of(self, item: Ints, *, damping: float = 0.0) -> NDArray[np.float64]:
+        """[B] the mean of items [B], as if each had `damping` more rows whose label is usual."""
         if not len(self.items):
             return np.full(len(item), self.usual)
         number, known = located(item, self.items, starts=np.arange(len(self.items) + 1))
-        return np.where(known > 0, self.mean[np.minimum(number, len(self.items) - 1)], self.usual)
+        mean = (self.sums + damping * self.usual) / (self.counts + damping)
+        return np.where(known > 0, mean[np.minimum(number, len(self.items) - 1)], self.usual)
 
 
 def _build(reader: Reader, groups: tuple[Group, ...]) -> Arrays:
@@ -52,4 +55,4 @@ def _build(reader: Reader, groups: tuple[Group, ...]) -> Arrays:
         sums += np.bincount(item, weights=label, minlength=len(sums))
     items = np.flatnonzero(counts)
     usual = sums.sum() / max(counts.sum(), 1)
-    return {"items": items, "mean": sums[items] / counts[items], "usual": np.array([usual])}
+    return {"items": items, "sums": sums[items], "counts": counts[items], "usual": np.array([usual])}

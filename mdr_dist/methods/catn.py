@@ -21,6 +21,7 @@ Shape letters: B rows, N documents, T words in all of them, M aspects, F filters
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mdr_dist.batch import Batch, Documents, Ragged
-from mdr_dist.methods.text import TextConfig, TextMethod, reading
+from mdr_dist.methods.text import TextConfig, TextMethod
 from mdr_dist.nn.mlp import linear, start
 from mdr_dist.nn.text import Convolution, chosen, softmax, sums
 from mdr_dist.schema import Schema
@@ -45,6 +46,8 @@ class CATNConfig(TextConfig):
     filters     F, of either convolution. Code: 50
     window      words that a filter sees; odd. Code: 3
     dim         K. Code: 32
+    aspect_std  deviation of the normal law that the aspects' own vectors start from. Near 0 no rating moves, for the
+                correlation of aspects multiplies everything; then training takes many epochs to begin. Choice
     dropout     rate at which entries of aspects are dropped in training. Code: 0.2, which is told as 0.8 to keep
     auxiliary   reviews by like-minded users: `reviews` reads them, `empty` has none (the code's defect), `none` leaves
                 them and their fusion out (ablation)
@@ -55,6 +58,7 @@ class CATNConfig(TextConfig):
     filters: int = Field(default=50, ge=1)
     window: int = Field(default=3, ge=1)
     dim: int = Field(default=32, ge=1)
+    aspect_std: float = Field(default=1.0, gt=0)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     auxiliary: Literal["reviews", "empty", "none"] = "reviews"
     leave_out: bool = False
@@ -90,12 +94,12 @@ class CATN(TextMethod):
     def __init__(self, config: CATNConfig, schema: Schema) -> None:
         super().__init__(config, schema)
         kinds = ("other", "item", "auxiliary") if config.auxiliary == "reviews" else ("other", "item")
-        self.extras = reading(*kinds, leave_out=config.leave_out)
+        self.extras = replace(self.extras, documents=kinds, leave_out=config.leave_out)
         self.readers = nn.ModuleList(AspectReader(config) for _ in schema.domains)
         self.aspects = nn.Parameter(torch.empty(len(schema.domains), config.aspects, config.dim))
         self.similar = nn.Parameter(torch.empty(config.dim, config.dim))
         start(self.similar, None)
-        nn.init.normal_(self.aspects, std=0.1)
+        nn.init.normal_(self.aspects, std=config.aspect_std)
         if config.auxiliary != "none":
             self.fuse_gate, self.fuse_all = (linear(2 * config.dim, config.dim) for _ in range(2))
 

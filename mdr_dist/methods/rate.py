@@ -5,6 +5,7 @@ Shape letters: B rows.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -22,10 +23,13 @@ class RateConfig(MethodConfig):
 
     target    the domain that knowledge goes to; empty: the data set's last. CATN's tables: the second of each pair
     patience  evaluations of the held-out squared error without a gain that end a stage. CATN's code: 4
+    damping   as if each item had so many more ratings, of the domain's mean, where its mean is taken; with few ratings
+              an item its own mean is mostly noise, which a training row is part of. CATN's code: 0
     """
 
     target: str = ""
     patience: int = Field(default=4, ge=0)
+    damping: float = Field(default=0.0, ge=0)
 
 
 class RateMethod(Method):
@@ -37,11 +41,12 @@ class RateMethod(Method):
 
     Config = RateConfig
     task: ClassVar[Literal["rank", "retrieve", "rate"]] = "rate"
-    extras = Extras(means=True)
+    extras = Extras(means=True)  # those of a method; each instance adds what its settings say
 
     def __init__(self, config: RateConfig, schema: Schema) -> None:
         super().__init__(config, schema)
         self.config = config
+        self.extras = replace(self.extras, damping=config.damping)
         if len(schema.domains) < 2:
             raise UserError(
                 f"data set {schema.name} has one domain, {', '.join(schema.domains)}: nothing to transfer from"

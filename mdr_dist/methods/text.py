@@ -5,14 +5,13 @@ Shape letters: W words of the batch, D width.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mdr_dist.batch import Batch, Extras
+from mdr_dist.batch import Batch
 from mdr_dist.errors import UserError
 from mdr_dist.methods.rate import RateConfig, RateMethod
 from mdr_dist.rule import Sum
@@ -94,8 +93,3 @@ def text_of(schema: Schema) -> Feature:
     if texts := schema.of_kind("text"):
         return texts[0]
     raise UserError(f"data set {schema.name} has no text, which the method reads: its recipe needs a text feature")
-
-
-def reading(*documents: str, leave_out: bool = False) -> Extras:
-    """What batches of such a method bring."""
-    return replace(RateMethod.extras, documents=documents, leave_out=leave_out)

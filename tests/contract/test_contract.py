@@ -38,8 +38,7 @@ from support.jobs import (
 )
 
 METHODS = sorted([*catalog.INDEX, *VARIANTS])
-# placement, table optimizer: column-wise with row-wise Adagrad is refused, so it goes with SGD
-PLACED = (
+PLACED = (  # and by which optimizer: column-wise with row-wise Adagrad is refused
     ("table_wise", "rowwise_adagrad"),
     ("row_wise", "rowwise_adagrad"),
     ("column_wise", "sgd"),

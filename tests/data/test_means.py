@@ -36,6 +36,15 @@ def test_items_means_or_the_domains(tiny: Make) -> None:
         assert len(means.items) < 30  # some have no row
 
 
+def test_a_damped_mean_is_as_if_there_were_more_rows(tiny: Make) -> None:
+    data = tiny(SIZES, change=rated)
+    means, rows = Means.open(Reader(data.dataset), domain=0), Log(data).rows[0]
+    usual = float(np.mean([row["click"] for row in rows]))
+    own = {item: [row["click"] for row in rows if row["item"] == item] for item in range(60)}
+    expected = [float(np.mean([*ratings, usual, usual, usual])) for ratings in own.values()]
+    assert means.of(np.arange(60), damping=3) == pytest.approx(expected)
+
+
 def test_means_up_to_a_period_and_of_no_rows(tiny: Make) -> None:
     data = tiny({("train", "books", 0): 20, ("train", "books", 1): 20, ("train", "films", 1): 9}, change=rated)
     for period in (0, 1):

@@ -267,5 +267,17 @@ def test_ratings_by_domain() -> None:
         assert found[name]["mse"] == pytest.approx(squared) and found[name]["rmse"] == pytest.approx(squared**0.5)
         assert found[name]["mae"] == pytest.approx(mean_absolute_error(label[here], score[here]))
         assert found[name]["rows"] == here.sum() and found[name]["users"] == len(set(user[here]))
+    assert not any("bayes_mse" in own for own in found.values())
+    truth = rng.uniform(1, 5, 200).astype(np.float32)
+    known = RateCollector()
+    known.add(score, label, domain=domain, user=user, truth=truth)
+    found = known.result(["a", "b"])
+    best = {
+        name: mean_squared_error(label[here], truth[here])
+        for name, here in {"a": domain == 0, "b": domain == 1}.items()
+    }
+    assert {name: found[name]["bayes_mse"] for name in best} == pytest.approx(best)
+    assert found["macro"]["bayes_mse"] == pytest.approx((best["a"] + best["b"]) / 2)
+    assert found["pooled"]["bayes_mse"] == pytest.approx(mean_squared_error(label, truth))
     with pytest.raises(ValueError, match="2 of 3 scores are NaN"):
         RateCollector().add([1.0, np.nan, np.nan], [1, 2, 3], domain=[0, 0, 0], user=[0, 0, 0])

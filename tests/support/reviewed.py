@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mdr_dist.data.layout import read_shards
 from mdr_dist.data.synthetic import ReviewConfig, synthesize
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 CONFIG = ReviewConfig(
     name="reviews",
@@ -23,3 +32,13 @@ def write_reviews(path: str) -> str:
     """Some 700 ratings of planted tastes, with documents of twenty words at most; the path."""
     synthesize(path, CONFIG)
     return path
+
+
+def read(out: str, domain: str, split: str) -> pa.Table:
+    """A domain's rows of a split, in order."""
+    tables = [pq.read_table(f"{out}/{s.path}") for s in read_shards(out) if (s.domain, s.split) == (domain, split)]
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def column(table: pa.Table, name: str) -> Array:
+    return table[name].to_numpy()

@@ -23,8 +23,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mdr_dist.batch import Batch
-from mdr_dist.methods.text import TextConfig, TextMethod, reading
+from mdr_dist.batch import Batch, Extras
+from mdr_dist.methods.text import TextConfig, TextMethod
 from mdr_dist.nn.mlp import start
 from mdr_dist.nn.text import softmax, sums, windowed
 from mdr_dist.schema import Schema
@@ -53,7 +53,7 @@ class ANR(TextMethod):
 
     Config = ANRConfig
     config: ANRConfig
-    extras = reading("other", "item")
+    extras = Extras(means=True, documents=("other", "item"))
 
     def __init__(self, config: ANRConfig, schema: Schema) -> None:
         super().__init__(config, schema)

@@ -69,7 +69,7 @@ class DFM(PairMethod):
     def __init__(self, config: DFMConfig, schema: Schema) -> None:
         super().__init__(config, schema)
         self.config = config
-        self.extras = replace(type(self).extras, ratings=config.ratings)
+        self.extras = replace(self.extras, ratings=config.ratings)
         names = [f"{role}_{k}" for role in ROLES for k in self.domains]
         widths = {"hidden": config.hidden, "dim": config.dim, "side": self.side_width}
         self.coders = nn.ModuleDict({name: SideAutoEncoder(**widths) for name in names})
