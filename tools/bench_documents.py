@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import tempfile
 import time
+from typing import cast
 
 import torch
 from bench_file import arguments, show
@@ -27,8 +28,8 @@ from mdr_dist import catalog
 from mdr_dist.batch import Batch, Ragged
 from mdr_dist.config import DataConfig
 from mdr_dist.data.source import Dataset, Source
-from mdr_dist.data.synthetic.make import make
-from mdr_dist.methods.catn import CATN
+from mdr_dist.data.synthetic import configure, synthesize
+from mdr_dist.methods.catn import CATN, AspectReader
 from mdr_dist.nn.text import Convolution
 from mdr_dist.stage import Rows
 from mdr_dist.tables import PlainTables
@@ -50,12 +51,12 @@ class Padded(CATN):
         words_NL = padded(documents.words, document, width=self.text.width, empty=len(x_WD))
         there_NL1 = (words_NL < len(x_WD))[:, :, None]
         k = int(batch.domain[0])
-        reader: torch.nn.Module = self.readers[k]
+        reader = cast(AspectReader, self.readers[k])
         own = self.aspects[k if kind == "item" else documents.other[0]]
         x_NLD = torch.cat([x_WD, torch.zeros_like(x_WD[:1])])[words_NL]
-        c_NLF = convolved(reader.words, x_NLD) * there_NL1  # type: ignore[arg-type]
+        c_NLF = convolved(reader.words, x_NLD) * there_NL1
         if kind == "auxiliary":
-            c_NLF = convolved(reader.auxiliary, c_NLF) * there_NL1  # type: ignore[arg-type]
+            c_NLF = convolved(reader.auxiliary, c_NLF) * there_NL1
         g_NLMK = (reader.project(c_NLF) * torch.sigmoid(reader.gate(c_NLF)) * there_NL1).unflatten(2, own.shape)
         logit_NLM = (g_NLMK * own).sum(3).masked_fill(~there_NL1, -1e30)
         return (logit_NLM.softmax(1)[..., None] * g_NLMK).sum(1)[place]
@@ -92,8 +93,9 @@ WAYS = {
 
 def load(args: argparse.Namespace, folder: str) -> tuple[Dataset, list[Batch]]:
     """The data set and its first batches, by turns of either domain."""
-    settings = {"users": args.users, "width": args.width}
-    make("reviews", f"{folder}/reviews", settings)
+    rows = 8 * args.users
+    sizes = {"users": args.users, "interactions": [rows, rows], "document": args.width, "length": 60}
+    synthesize(f"{folder}/reviews", configure("reviews", tuple(f"{name}={value}" for name, value in sizes.items())))
     dataset = Dataset.open(f"{folder}/reviews")
     method = catalog.build({"name": "catn"}, dataset.schema, seed=0)
     data = DataConfig(path=dataset.path, batch=args.batch)

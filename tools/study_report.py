@@ -133,10 +133,15 @@ def verdicts(columns: dict[str, Values], subject: str, *, domains: tuple[str, ..
         gain = (values - columns[subject]) if metric in ERRORS else (columns[subject] - values)
         macro, behind = gain.mean(1), [name for name, mean in zip(domains, gain.mean(0), strict=True) if mean <= 0]
         span = f"{macro.mean():+.4f} (by seed {macro.min():+.4f} to {macro.max():+.4f})"
-        span += f", p {ttest_1samp(macro, 0).pvalue:.2g}" if len(macro) > 2 else ""
+        span += f", p {_p_value(macro):.2g}" if len(macro) > 2 else ""
         ahead = f"{len(domains) - len(behind)} of {len(domains)}" + (f", not in {', '.join(behind)}" if behind else "")
         lines.append(f"- {subject} against {title}: {span}; ahead in {ahead}")
     return lines
+
+
+def _p_value(gain: NDArray[np.float64]) -> float:
+    """Of the hypothesis that a gain, over seeds, is 0 on average."""
+    return float(np.asarray(ttest_1samp(gain, 0))[1])
 
 
 def intervals(study: Study, runs: Path, *, part: str, metric: str) -> list[str]:
