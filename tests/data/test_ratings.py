@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from mdr_dist.batch import Batch, Extras
 from mdr_dist.config import DataConfig
@@ -157,6 +158,15 @@ def test_two_domains_of_three(tiny: Make) -> None:
         for at in (batch.weight > 0).nonzero().squeeze(1).tolist():
             key = int(batch.user_key[at])
             assert all(same(found(batch, f"rated_{k}")[at], expected.rated(k, key)) for k in (0, 2))
+
+
+def test_they_go_where_the_batch_goes(tiny: Make) -> None:
+    for batch in batches_of(source(tiny(SIZES, change=lists)), "val"):
+        there = batch.to(torch.device("meta"))
+        assert {name: rating.shape for name, rating in there.ratings.items()} == {
+            name: rating.shape for name, rating in batch.ratings.items()
+        }
+        assert all(part.is_meta for part in (*there.ratings.values(), there.lists["raters"].values, there.label))
 
 
 def test_nobody_rated(tiny: Make) -> None:
