@@ -113,12 +113,15 @@ def published(columns: dict[str, tuple[float, ...]], domains: tuple[str, ...]) -
 
 
 def chance(study: Study, runs: Path, *, part: str, metric: str, file: str = "metrics.json") -> list[str]:
-    """What a random order of the same candidates reaches, where that was measured."""
+    """What a random order of the same candidates reaches, and the generator's own truth, where these were measured."""
     name = run_name(study.subject, study.seeds[0], part=part)
     test = json.loads((runs / name / file).read_text())["test"] if (runs / name / file).exists() else {}
-    own = {domain: found.get(f"random/{metric}") for domain, found in test.items()}
-    levels = [f"{domain} {level:.4f}" for domain, level in own.items() if level is not None]
-    return [f"A random order: {', '.join(levels)}.", ""] if levels else []
+    lines: list[str] = []
+    for name, key in (("A random order", f"random/{metric}"), ("The best possible", f"bayes_{metric}")):
+        own = {domain: found.get(key) for domain, found in test.items() if domain != "pooled"}
+        levels = [f"{domain} {level:.4f}" for domain, level in own.items() if level is not None]
+        lines += [f"{name}: {', '.join(levels)}.", ""] if levels else []
+    return lines
 
 
 def verdicts(columns: dict[str, Values], subject: str, *, domains: tuple[str, ...], metric: str) -> list[str]:
