@@ -13,5 +13,9 @@ class Fault(Exception):  # noqa: N818 (the word for it)
     """A fault of ours stopped a run; its text is one line: what, and which file of the run holds the traceback."""
 
 
+class Regrouped(Exception):  # noqa: N818 (no error)
+    """Workers left their group, with a checkpoint, to start again in another number."""
+
+
 class Stopped(Exception):  # noqa: N818 (no error)
     """The run was asked to end (SIGTERM) and did, with a checkpoint."""

@@ -21,7 +21,7 @@ from mdr_dist.checkpoint.grown import Identity, load_dense
 from mdr_dist.checkpoint.lanes import Outputs
 from mdr_dist.config import EvalConfig, TrainConfig
 from mdr_dist.data.source import Source
-from mdr_dist.errors import Stopped, UserError
+from mdr_dist.errors import Regrouped, Stopped, UserError
 from mdr_dist.eval.evaluate import Measured, evaluate
 from mdr_dist.methods.base import Method
 from mdr_dist.stage import Slice, Stage
@@ -55,6 +55,7 @@ class Trainer:
     identity: Identity
     saves: frozenset[str]
     validates: Callable[[Stage], bool]  # whether the data set's val split has rows of the stage's domains
+    leaves: Callable[[], bool]  # whether the workers are to start again in another number; all say the same
     upstream: Outputs | None = None
     evaluation: EvalConfig = field(default_factory=EvalConfig)
 
@@ -173,10 +174,12 @@ class Trainer:
             torch.distributed.broadcast(wanted, src=0)
         elif world_size() > 1:
             wanted.zero_()
-        if due or wanted.any():
+        if saved := bool(due or wanted.any()):
             self.save(dense)
         if wanted[1]:
             raise Stopped(f"stopped at step {self.progress.total} with a checkpoint; the same command goes on from it")
+        if saved and self.leaves():
+            raise Regrouped
 
     def _validate(self, stage: Stage, dense: DenseOptimizers, *, patience: int) -> None:
         name = monitored(stage, self.config)
