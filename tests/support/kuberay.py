@@ -1,4 +1,4 @@
-"""What is wrong with a manifest: Kubernetes' own kinds by its schemas, KubeRay's by the keys of them that are known here.
+"""What is wrong with a manifest: of Kubernetes' own kinds by its schemas, of KubeRay's by the keys that are known here.
 
 `CLUSTER` and `JOB` name the keys of KubeRay 1.7's RayCluster and RayJob that the manifests use, with their types; every
 other key is refused, as by `kubectl --validate=strict`, and one that is used for the first time has to be added. The
@@ -117,7 +117,7 @@ def published(manifest: dict[str, Any], definitions: Path) -> list[str]:
     `definitions` is the folder ray-operator/config/crd/bases of a KubeRay release.
     """
     path = definitions / f"ray.io_{manifest['kind'].lower()}s.yaml"
-    versions = yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]["versions"]
+    versions = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)["spec"]["versions"]
     (schema,) = (version["schema"]["openAPIV3Schema"] for version in versions if version["name"] == "v1")
     _refuse_unknown(schema)
     schema["properties"]["metadata"] = {"type": "object"}  # not described there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,11 @@ KUBERAY = ("raycluster", "rayjob", "networkpolicy")
 
 def text(*path: str) -> str:
     return ROOT.joinpath(*path).read_text(encoding="utf-8")
+
+
+def tool(name: str) -> Path:
+    """A program that came with a package of the environment."""
+    return Path(sys.executable).parent / name
 
 
 def manifest(name: str) -> dict[str, Any]:
