@@ -29,8 +29,12 @@ IP = """
 [[ $6 == ib0 ]] || exit 1
 echo "4: ib0    inet 10.0.0.${NODE#node}/24 brd 10.0.0.255 scope global ib0"
 """
-SCONTROL = 'if [[ $1 == show ]]; then printf "node%s\\n" 1 2 3; fi'
+SCONTROL = """
+if [[ $1 == show ]]; then printf "node%s\\n" 1 2 3; fi
+if [[ $1 == requeue && -n $(find "$SLURM_SUBMIT_DIR" -name '.mdr-token-*') ]]; then echo "token left" >>"$RECORD"; fi
+"""
 RAY = """
+if [[ -v RAY_AUTH_TOKEN ]]; then echo "another token" >>"$RECORD"; fi
 stat -c 'token %a' "$RAY_AUTH_TOKEN_PATH" >>"$RECORD"
 wc -c <"$RAY_AUTH_TOKEN_PATH" | sed 's/^/token bytes /' >>"$RECORD"
 echo up >"$RECORD.$NODE"
@@ -135,6 +139,7 @@ def test_every_node_is_held_to_a_token_that_only_the_user_reads(submit: Callable
     _, lines = dry.end()
     assert lines.count("token 600") == lines.count("token bytes 64") == 3
     assert "RAY_AUTH_MODE=token" in lines
+    assert "another token" not in lines
     assert not [path for path in dry.root.iterdir() if path.name.startswith(".mdr-token")]
 
 
