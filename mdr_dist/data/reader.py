@@ -47,11 +47,7 @@ class Dataset:
     @classmethod
     def open(cls, path: str) -> Dataset:
         """The data set in a folder, local or `s3://`; a `UserError` if there is none."""
-        schema = read_schema(path)
-        try:
-            return cls(path, schema, read_shards(path))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{storage.join(path, FILES)}: not an index of shards: {error!r}") from error
+        return cls(path, read_schema(path), read_shards(path))
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:

@@ -28,6 +28,7 @@ def open_run(job: Job, runs: str) -> str:
     job whose data set has got further periods, or that names further domains, extends the run: stages that are done
     stay done, and a run that was finished goes on with those added.
     """
+    storage.check_folder(runs)
     run = storage.join(runs, job.name)
     mine = job.model_dump(mode="json")
     path = storage.join(run, JOB)
