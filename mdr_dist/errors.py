@@ -16,8 +16,8 @@ class Fault(Exception):  # noqa: N818 (the word for it)
     """A fault of ours stopped a run; its text is one line: what, and which file of the run holds the traceback."""
 
 
-class Regrouped(Exception):  # noqa: N818 (no error)
-    """Workers left their group, with a checkpoint, to start again in another number."""
+class Left(Exception):  # noqa: N818 (no error)
+    """The workers of a lane ended with a checkpoint, as who started them asked: to stop, or to go on as more."""
 
 
 class Stopped(Exception):  # noqa: N818 (no error)

@@ -1,8 +1,8 @@
 """A lane trained by several workers together: on fewer where a loss is not made good, on more when they come back.
 
 Ray Train runs a group of one size and ends it when a worker dies. What size comes next is decided here: all that a
-group knows is in the run, and any number of workers goes on from there. A group that could be larger is ended at its
-next checkpoint, so that nothing is computed twice.
+group knows is in the run, and any number of workers goes on from there. A group that could be larger is asked to leave
+with a checkpoint, so that nothing is computed twice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mdr_dist.checkpoint.lanes import RESULT, lane_folder
 from mdr_dist.config import LaunchConfig
 from mdr_dist.errors import Fault
 from mdr_dist.train.attempt import raise_error
-from mdr_dist.train.lane import REGROUP
+from mdr_dist.train.lane import LEAVE
 
 _GATHERING = threading.Lock()  # lanes that each held some of the places would wait for one another
 GRACE = 10.0  # seconds for a worker's place to come back before a group goes on without it
@@ -43,6 +43,7 @@ class Group:
     wanted: int
     least: int
     scratch: str
+    stopping: threading.Event
     echo: Echo | None = None
 
     @property
@@ -50,10 +51,13 @@ class Group:
         return lane_folder(self.config["run"], self.config["lane"])
 
     def train(self) -> None:
-        """Train the lane to its end; what stops the workers for good is raised."""
+        """Train the lane to its end, or until it is to stop; what stops the workers for good is raised."""
         failures = 0
         while not storage.exists(storage.join(self._folder, RESULT)):
             workers = self._gather()
+            clear(self._folder)
+            if self.stopping.is_set():
+                return
             try:
                 with self._growing(workers):
                     self._fit(workers)
@@ -70,7 +74,7 @@ class Group:
             start = time.monotonic()
             while (room := held.ready()) < self.wanted:
                 waited = time.monotonic() - start
-                if room >= self.least and waited > GRACE:
+                if self.stopping.is_set() or (room >= self.least and waited > GRACE):
                     break
                 if waited > wait:
                     raise Fault(
@@ -85,7 +89,6 @@ class Group:
     @contextlib.contextmanager
     def _growing(self, workers: int) -> Iterator[None]:
         """While a group is smaller than wanted, ask the cluster for the rest; once it has some, mark the lane."""
-        storage.remove(storage.join(self._folder, REGROUP))
         if workers == self.wanted:
             yield
             return
@@ -102,8 +105,8 @@ class Group:
         with places(self.launch, missing) as held:
             while not ended.wait(_POLL):
                 if held.ready():
-                    self._say(f"lane {self.config['lane']}: there is room for more workers; it grows at a checkpoint")
-                    storage.write_bytes(storage.join(self._folder, REGROUP), b"")
+                    self._say(f"lane {self.config['lane']}: there is room for more workers; it takes them in")
+                    ask_to_leave(self._folder)
                     ended.wait()
 
     def _fit(self, workers: int) -> None:
@@ -128,6 +131,16 @@ class Group:
     def _say(self, text: str) -> None:
         if self.echo:
             self.echo(text)
+
+
+def ask_to_leave(folder: str) -> None:
+    """Have a lane's workers end soon, with a checkpoint."""
+    storage.write_bytes(storage.join(folder, LEAVE), b"")
+
+
+def clear(folder: str) -> None:
+    """Forget what an earlier group was asked."""
+    storage.remove(storage.join(folder, LEAVE))
 
 
 def resources(launch: LaunchConfig) -> dict[str, float]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -26,9 +27,9 @@ from ray.exceptions import RayTaskError
 from mdr_dist import storage
 from mdr_dist.checkpoint.lanes import lane_folder
 from mdr_dist.config import Job
-from mdr_dist.errors import Regrouped, UserError
+from mdr_dist.errors import Left, Stopped, UserError
 from mdr_dist.launch.graph import run_lanes
-from mdr_dist.launch.group import Group, places, resources
+from mdr_dist.launch.group import Group, ask_to_leave, clear, places, resources
 from mdr_dist.launch.process import group_of_one, leave_export
 from mdr_dist.train.attempt import attempt, open_run, raise_error, write_error
 from mdr_dist.train.lane import Echo, train_lane
@@ -56,9 +57,11 @@ def train_on_ray(job: Job, runs: str, *, address: str = "", echo: Echo | None = 
         device = "cuda" if job.launch.gpus_per_worker else "cpu"
         storage.write_json(storage.join(run, PLAN), plan.to_json(job, workers=job.launch.workers, device=device))
         with attempt(run), tempfile.TemporaryDirectory(prefix="mdr-ray-train-") as scratch:
-            with _following(run, tuple(plan.lanes), echo):
-                lanes = _Lanes(job, run, scratch, each, plan.workers(job.launch.least), echo)
+            with _following(run, tuple(plan.lanes), echo), _stopping(run, tuple(plan.lanes)) as stopping:
+                lanes = _Lanes(job, run, scratch, each, plan.workers(job.launch.least), stopping, echo)
                 run_lanes(plan.lanes, lanes.train, cost=each, room=job.launch.workers)
+            if stopping.is_set():
+                raise Stopped("stopped with a checkpoint of each lane; the same command goes on from them")
             metrics = finish(job, run)
             leave_export(job, run)
             return run, metrics
@@ -120,11 +123,15 @@ class _Lanes:
     scratch: str
     workers: dict[str, int]
     least: dict[str, int]
+    stopping: threading.Event
     echo: Echo | None
 
     def train(self, lane: str) -> None:
-        """Train a lane to its end; what stops a worker for good is raised, whatever Ray made of it."""
+        """Train a lane to its end, or until it is to stop; what ends a worker for good is raised, as it was."""
         failure: Exception | None = None
+        clear(lane_folder(self.run, lane))
+        if self.stopping.is_set():
+            return
         config = {"job": self.job.model_dump(mode="json"), "run": self.run, "lane": lane}
         try:
             if self.workers[lane] == 1:
@@ -137,6 +144,7 @@ class _Lanes:
                     wanted=self.workers[lane],
                     least=self.least[lane],
                     scratch=self.scratch,
+                    stopping=self.stopping,
                     echo=self.echo,
                 ).train()
         except (RayTaskError, ray.train.TrainingFailedError) as error:
@@ -160,13 +168,13 @@ class _Lanes:
 
 def _alone(config: dict[str, Any]) -> None:
     """A lane of one worker."""
-    with group_of_one() as device:
+    with group_of_one() as device, contextlib.suppress(Left):
         _work(config, device)
 
 
 def _together(config: dict[str, Any]) -> None:
     """What every worker of a lane of several runs."""
-    with contextlib.suppress(Regrouped):
+    with contextlib.suppress(Left):
         _work(config, ray.train.torch.get_device())
 
 
@@ -179,6 +187,24 @@ def _work(config: dict[str, Any], device: Any) -> None:
     except (UserError, FloatingPointError) as error:
         write_error(run, error, lane=lane)
         raise
+
+
+@contextlib.contextmanager
+def _stopping(run: str, lanes: tuple[str, ...]) -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, which also asks all workers to leave. Only a main thread can listen for it."""
+    stopping = threading.Event()
+
+    def stop(*_: object) -> None:
+        stopping.set()
+        for lane in lanes:
+            ask_to_leave(lane_folder(run, lane))
+
+    before = signal.signal(signal.SIGTERM, stop) if threading.current_thread() is threading.main_thread() else None
+    try:
+        yield stopping
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
