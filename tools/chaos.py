@@ -1,0 +1,188 @@
+"""Break runs on purpose, go on with the same command, and compare what comes out with an undisturbed run.
+
+    tools/chaos.py [--trials 100] [--seed 0] [--out tools/results/chaos.md]
+
+Every trial draws a method, a placement, how many workers, a moment and a fault. Then the command is given again until
+it is done, as a user would. A trial is wrong if the result differs by a bit, if it takes over its deadline, or if a
+checkpoint that says it is done does not load. `recovery` is the time from the fault to the first step after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from bench_file import commit, show
+from chaos_work import Work, digest, sound, steps_after
+
+HOOK = Path(__file__).parent / "chaos_hook"
+DEADLINE = 300.0  # seconds for all attempts of a trial
+ATTEMPTS = 5
+# method → its moments beside those of every one
+METHODS = {"crocodile": (), "cat_art": (), "adc": (), "sml": ("rewrite",), "smf": ()}
+MOMENTS = ("step", "save", "evaluation", "export")
+FAULTS = ("kill", "kill driver", "stop driver", "full disk", "truncated shard")
+ON_RAY = (*FAULTS, "kill raylet")
+PLACEMENTS = ("auto", "table_wise", "row_wise")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is broken, and how."""
+
+    number: int
+    method: str
+    placement: str
+    workers: int
+    moment: str
+    fault: str
+    after: int
+
+    @property
+    def key(self) -> str:
+        """Trials of one key have one result."""
+        return "prepare" if self.moment == "prepare" else f"{self.method}-{self.placement}-{self.workers}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended: `wrong` says what is wrong, if anything; `fired` whether the moment came at all."""
+
+    trial: Trial
+    attempts: int
+    fired: bool
+    wrong: str
+    seconds: float
+    recovery: float | None
+
+
+def draw(count: int, seed: int) -> Iterator[Trial]:
+    """The trials, every moment and fault in turn so that few trials meet all of them."""
+    rng = random.Random(seed)  # noqa: S311 (no secret)
+    for number in range(count):
+        moment = (*MOMENTS, "rewrite", "prepare")[number % 6]
+        workers = rng.choice((0, 0, 1, 2)) if moment != "prepare" else 0
+        method = "sml" if moment == "rewrite" else rng.choice(sorted(METHODS))
+        if moment == "prepare":
+            faults: tuple[str, ...] = ("kill", "stop driver", "full disk")
+        else:
+            faults = ON_RAY if workers else FAULTS
+        fault = faults[(number // 6) % len(faults)]
+        after = 0 if moment in ("export", "prepare") else rng.randint(0, 20 if moment == "step" else 2)
+        yield Trial(number, method, rng.choice(PLACEMENTS), workers, moment, fault, after)
+
+
+def run(trial: Trial, work: Work, folder: Path) -> Outcome:
+    """Break one run, and go on with it until it is done."""
+    token, driver = folder / "fired", folder / "driver"
+    plan: dict[str, Any] = {"moment": trial.moment, "fault": trial.fault, "after": trial.after}
+    plan |= {"token": str(token), "driver": str(driver), "shard": str(work.shard(trial.method))}
+    env = {**os.environ, "PYTHONPATH": f"{HOOK}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    env["MDR_CHAOS"] = json.dumps(plan)
+    before, started = Path(plan["shard"]).read_bytes(), time.monotonic()
+    wrong, attempts, code = "", 0, -1
+    while code and attempts < ATTEMPTS and not wrong:
+        attempts += 1
+        left = DEADLINE - (time.monotonic() - started)
+        code = attempt(work.command(trial, folder), env=env, driver=driver, seconds=left)
+        wrong = "hangs" if code is None else sound(folder)
+        Path(plan["shard"]).write_bytes(before)  # what broke is mended by hand, as an operator would
+        code = -1 if code is None else code
+    if code and not wrong:
+        wrong = f"not done after {attempts} attempts: {(folder / 'said.txt').read_text()[-300:].strip()}"
+    if not wrong and digest(trial, folder) != work.expected(trial):
+        wrong = "another result"
+    fired = token.stat().st_ctime if token.exists() else None
+    recovery = None if fired is None else steps_after(folder, fired)
+    return Outcome(trial, attempts, fired is not None, wrong, time.monotonic() - started, recovery)
+
+
+def attempt(command: list[str], *, env: dict[str, str], driver: Path, seconds: float) -> int | None:
+    """The exit code of a command; `None` if it took too long, and was ended with all it had started."""
+    with (driver.parent / "said.txt").open("ab") as said:
+        process = subprocess.Popen(command, env=env, stdout=said, stderr=said, start_new_session=True)
+    driver.write_text(str(process.pid))
+    try:
+        return process.wait(timeout=max(seconds, 1))
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        end_session(process.pid)
+
+
+def end_session(leader: int) -> None:
+    """Kill what is left of a command's session: a driver that was killed leaves its Ray behind for a while."""
+    listed = subprocess.run(["ps", "-eo", "pid=,sid="], capture_output=True, text=True, check=True).stdout
+    for pid, session in (line.split() for line in listed.splitlines()):
+        if int(session) == leader:
+            subprocess.run(["kill", "-9", pid], capture_output=True, check=False)
+
+
+def report(args: argparse.Namespace, outcomes: list[Outcome]) -> str:
+    """The table, under the command that makes it."""
+    lines = [
+        "# Faults",
+        "",
+        f"    tools/chaos.py --trials {args.trials} --seed {args.seed} --out tools/results/chaos.md",
+        "",
+        f"{date.today()}, commit {commit()}.",
+        "",
+        "| # | method | placement | workers | moment | fault | attempts | recovery, s | result |",
+        "|---:|---|---|---:|---|---|---:|---:|---|",
+    ]
+    for outcome in outcomes:
+        trial = outcome.trial
+        recovery = "" if outcome.recovery is None else f"{outcome.recovery:.1f}"
+        result = outcome.wrong or ("the same" if outcome.fired else "the same; the moment did not come")
+        lines.append(
+            f"| {trial.number} | {trial.method} | {trial.placement} | {trial.workers} | {trial.moment} | {trial.fault} "
+            f"| {outcome.attempts} | {recovery} | {result} |"
+        )
+    recoveries = sorted(outcome.recovery for outcome in outcomes if outcome.recovery is not None)
+    middle = f", recovery {recoveries[len(recoveries) // 2]:.1f} s in the middle, {recoveries[-1]:.1f} s at most"
+    wrong = Counter("wrong" if outcome.wrong else "same" for outcome in outcomes)
+    missed = sum(not outcome.fired for outcome in outcomes)
+    said = f"{len(outcomes)} trials: {wrong['same']} the same, {wrong['wrong']} wrong; {missed} without their moment"
+    lines += ["", said + (middle if recoveries else "") + "."]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    """Draw, break, compare, tell; the exit code is 1 if any trial is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", type=int, nargs="*", help="the numbers of trials to run")
+    args = parser.parse_args()
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory(prefix="mdr-chaos-") as root:
+        work = Work(Path(root))
+        for trial in draw(args.trials, args.seed):
+            if args.only and trial.number not in args.only:
+                continue
+            folder = Path(root) / f"trial-{trial.number}"
+            folder.mkdir()
+            outcomes.append(run(trial, work, folder))
+            print(json.dumps({"trial": trial.number, "wrong": outcomes[-1].wrong}), file=sys.stderr, flush=True)
+            if not outcomes[-1].wrong:
+                shutil.rmtree(folder)
+    show(report(args, outcomes), args.out)
+    return int(any(outcome.wrong for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

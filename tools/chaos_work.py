@@ -1,0 +1,133 @@
+"""The work that `chaos.py` breaks: small jobs and a log to prepare, what they come to, and whether checkpoints load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from safetensors.torch import load_file
+
+from mdr_dist.data.layout import read_shards
+from mdr_dist.data.synthetic import configure, synthesize
+from mdr_dist.tables.saved import SavedTables
+
+if TYPE_CHECKING:
+    from chaos import Trial
+
+DATA = {"sml": ("drift", ("users=400", "items=400", "rows=4000", "periods=4", "domains=2", "user_spread=0.0"))}
+USUAL = ("tiny", ("domains=2",))
+SETTINGS: dict[str, dict[str, Any]] = {
+    "crocodile": {"dim": 16, "sets": 2, "experts": 2, "expert": [8], "tower": [8]},
+    "cat_art": {"dim": 8, "patience": 0, "cat_patience": 0},
+    "adc": {"dim": 8, "patience": 0},
+    "sml": {"dim": 8},
+    "smf": {"dim": 8, "patience": 0},
+}
+RECIPE = {
+    "log": [{"files": ["log.csv"], "format": "csv", "columns": {"user": "int", "item": "int", "rating": "float"}}],
+    "labels": {"label": "rating >= 3"},
+    "features": [{"name": "user"}, {"name": "item", "of": "item"}],
+    "split": {"random": {"val": 0.1, "test": 0.2}},
+}
+
+
+class Work:
+    """Data sets, jobs and results below a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._expected: dict[str, str] = {}
+        (root / "jobs" / "log").mkdir(parents=True)
+        (root / "jobs" / "log" / "prepare.yaml").write_text(yaml.safe_dump(RECIPE))
+        rows = "".join(f"{n * 7 % 997},{n * 13 % 313},{n % 5 + 1}\n" for n in range(20_000))
+        (root / "log.csv").write_text("user,item,rating\n" + rows)
+
+    def dataset(self, method: str) -> str:
+        """The data set that a method trains on."""
+        preset, settings = DATA.get(method, USUAL)
+        path = self._root / preset
+        if not path.exists():
+            synthesize(str(path), configure(preset, settings))
+        return str(path)
+
+    def shard(self, method: str) -> Path:
+        """A shard that the method reads in training."""
+        path = self.dataset(method)
+        return Path(path) / next(shard.path for shard in read_shards(path) if shard.split == "train")
+
+    def command(self, trial: Trial, folder: Path) -> list[str]:
+        """The command that a trial gives, again and again."""
+        mdr = [sys.executable, "-m", "mdr_dist"]
+        if trial.moment == "prepare":
+            recipe = str(self._root / "jobs" / "log" / "prepare.yaml")
+            return [*mdr, "prepare", recipe, str(folder / "made"), "--raw", str(self._root)]
+        job = folder / "job.yaml"
+        job.write_text(yaml.safe_dump(self._job(trial)))
+        return [*mdr, "train", str(job), "--runs", str(folder / "runs"), "--quiet", "--workers", str(trial.workers)]
+
+    def expected(self, trial: Trial) -> str:
+        """What an undisturbed run comes to."""
+        if trial.key not in self._expected:
+            self._expected[trial.key] = self._undisturbed(trial)
+        return self._expected[trial.key]
+
+    def _undisturbed(self, trial: Trial) -> str:
+        folder = self._root / f"calm-{trial.key}"
+        folder.mkdir()
+        subprocess.run(self.command(trial, folder), check=True, capture_output=True, timeout=300)
+        return digest(trial, folder)
+
+    def _job(self, trial: Trial) -> dict[str, Any]:
+        return {
+            "name": "chaos",
+            "data": {"path": self.dataset(trial.method), "batch": 64},
+            "method": {"name": trial.method, **SETTINGS[trial.method]},
+            "tables": {"lr": 0.05, "placement": trial.placement},
+            "eval": {"ks": [5]},
+            "train": {"epochs": 2, "threads": 1, "log_steps": 1, "save_steps": 10, "export": "safetensors"},
+            "launch": {"max_failures": 3},
+        }
+
+
+def digest(trial: Trial, folder: Path) -> str:
+    """A hash of all that a command left that users read: a data set's files, or a run's export and metrics."""
+    found = hashlib.sha256()
+    if trial.moment == "prepare":
+        for path in sorted(path for path in (folder / "made").rglob("*") if path.is_file()):
+            if path.name != "report.json":  # which tells how long it took
+                found.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+        return found.hexdigest()
+    run = folder / "runs" / "chaos"
+    found.update(json.dumps(json.loads((run / "metrics.json").read_text())["test"], sort_keys=True).encode())
+    for path in sorted(run.glob("export/*/**/*.safetensors")):
+        found.update(str(path.relative_to(run)).encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def sound(folder: Path) -> str:
+    """What is wrong with the checkpoints that say they are done; nothing if all of them load."""
+    for done in folder.glob("runs/*/lanes/*/checkpoints/*/DONE"):
+        try:
+            SavedTables(str(done.parent)).read_metadata()
+            load_file(done.parent / "dense.safetensors")
+            json.loads((done.parent / "progress.json").read_text())
+        except Exception as error:
+            return f"{done.parent.name} says it is done and does not load: {error!r}"
+    return ""
+
+
+@cache
+def _times(path: Path) -> list[float]:
+    return [json.loads(line)["time"] for line in path.read_text().splitlines() if '"kind": "step"' in line]
+
+
+def steps_after(folder: Path, moment: float) -> float | None:
+    """Seconds from a moment to the first step after it; `None` if there was none."""
+    later = [at for path in folder.glob("runs/*/lanes/*/events.jsonl") for at in _times(path) if at > moment]
+    return min(later) - moment if later else None
