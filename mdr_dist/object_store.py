@@ -28,7 +28,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync_wrapper
-from s3fs import S3FileSystem
+from s3fs import S3File, S3FileSystem
 from s3fs.errors import translate_boto_error
 
 from mdr_dist.errors import UserError
@@ -102,6 +102,11 @@ class ObjectStore(S3FileSystem):
 
     call_s3 = sync_wrapper(_call_s3)
 
+    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> S3File:  # budget: s3fs names them
+        if mode == "wb" and not kwargs.get("autocommit", True):
+            return _NewObject(self, path, mode, autocommit=False, block_size=self.default_block_size)
+        return super()._open(path, mode, **kwargs)
+
     async def _makedirs(self, path: str, exist_ok: bool = False) -> None:
         """Nothing: s3fs would make the bucket."""
 
@@ -165,6 +170,13 @@ class ObjectStore(S3FileSystem):
         """The end point, without what stands before its host's name."""
         parts = urlsplit(self._s3.meta.endpoint_url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+class _NewObject(S3File):
+    """An object that is being written. Nothing is left of one that nobody commits."""
+
+    def __del__(self) -> None:
+        """Nothing: s3fs would upload the rest, from whichever thread collects the garbage."""
 
 
 class _Body:

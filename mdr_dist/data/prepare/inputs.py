@@ -69,7 +69,7 @@ def below(raw: str, given: str) -> str:
 def _matches(url: str) -> list[str]:
     fs, path = storage.filesystem(url)
     if not any(mark in path for mark in "*?["):
-        return [url] if fs.isfile(path) else []
+        return [url] if storage.exists(url) and fs.isfile(path) else []
     if storage.is_local(url):
         return sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
     found: dict[str, dict[str, Any]] = fs.glob(path, detail=True)  # type: ignore[assignment]
