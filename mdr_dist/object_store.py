@@ -102,7 +102,9 @@ class ObjectStore(S3FileSystem):
 
     call_s3 = sync_wrapper(_call_s3)
 
-    def _open(self, path: str, mode: str = "rb", **kwargs: Any) -> S3File:  # budget: s3fs names them
+    def _open(  # pyright: ignore[reportIncompatibleMethodOverride] # budget: s3fs names them
+        self, path: str, mode: str = "rb", **kwargs: Any
+    ) -> S3File:
         if mode == "wb" and not kwargs.get("autocommit", True):
             return _NewObject(self, path, mode, autocommit=False, block_size=self.default_block_size)
         return super()._open(path, mode, **kwargs)
@@ -116,6 +118,18 @@ class ObjectStore(S3FileSystem):
         """Nothing: s3fs would make the bucket."""
 
     makedirs, mkdir = sync_wrapper(_makedirs), sync_wrapper(_mkdir)
+
+    async def _read_range(self, path: str, span: tuple[int, int], *, etag: str) -> bytes:
+        """Bytes of an object from the first to before the second; an `OSError` if it is not the one of that `etag`."""
+        bucket, key, _ = self.split_path(path)
+        asked = {"Range": f"bytes={span[0]}-{span[1] - 1}", "IfMatch": etag}
+        answer = await self._call_s3("get_object", Bucket=bucket, Key=key, **asked)
+        try:
+            return await answer["Body"].read()
+        finally:
+            answer["Body"].close()
+
+    read_range = sync_wrapper(_read_range)
 
     async def answer(self, method: str, asked: dict[str, Any]) -> dict[str, Any]:
         """The store's answer to one request."""
@@ -156,7 +170,7 @@ class ObjectStore(S3FileSystem):
     def _unanswered(self, error: Exception) -> str:
         if isinstance(error, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
             return "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        if isinstance(error, ParamValidationError):
+        if isinstance(error, ParamValidationError) and "Invalid bucket name" in str(error):
             return "no bucket can have that name; correct the URL"
         if isinstance(error, ResponseParserError):
             return _NOT_S3.format(store=self._store)

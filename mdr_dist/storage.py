@@ -127,6 +127,21 @@ def read_bytes(url: str) -> bytes:
         raise UserError(f"{url}: a folder, not a file") from error
 
 
+def version(url: str) -> tuple[int, str]:
+    """A file's bytes and, on an object store, the tag of what is there now; `FileNotFoundError` if it is not."""
+    fs, path = filesystem(url)
+    entry = fs.info(path)
+    return int(entry["size"]), str(entry.get("ETag", ""))
+
+
+def read_range(url: str, span: tuple[int, int], *, etag: str = "") -> bytes:
+    """A file's bytes from the first to before the second; an `OSError` if it is not there, or has another tag now."""
+    fs, path = filesystem(url)
+    if etag:
+        return fs.read_range(path, span, etag=etag)  # type: ignore[attr-defined]
+    return bytes(fs.cat_file(path, start=span[0], end=span[1]))  # type: ignore[arg-type]
+
+
 def write_bytes(url: str, data: bytes) -> None:
     """Write a file so that a reader sees all of it or nothing: aside and renamed, or one object put."""
     fs, path = filesystem(url)

@@ -66,8 +66,8 @@ def _checked(path: str, schema: Schema, shard: Shard, *, size: int | None) -> pa
     if size != shard.bytes:
         raise UserError(f"{url}: {size} bytes, but files.json says {shard.bytes}; the shard is damaged or cut short")
     try:
-        with fs.open(place, "rb") as file:
-            parquet = pq.ParquetFile(file)
+        with fs.open(place, "rb", cache_type="none") as file:
+            parquet = pq.ParquetFile(file, pre_buffer=True)
             _compare(url, schema, shard, parquet)
             return parquet.read(columns=list(schema.labels))
     except (pa.ArrowException, OSError) as error:

@@ -173,9 +173,8 @@ def test_raw_files_are_prepared_from_there_to_there(
             str(tmp_path / "raw"), "RAW"
         )
     assert json.loads(there["rejected/rejected.jsonl"])["file"] == f"{s3}/raw/clicks-0.csv"
-    assert "no such folder of raw files" in refused(
-        monkeypatch, capsys, "prepare", recipe, f"{s3}/new", "--raw", f"{s3}/nowhere"
-    )
+    line = refused(monkeypatch, capsys, "prepare", recipe, f"{s3}/new", "--raw", f"{s3}/nowhere")
+    assert "/nowhere: no such folder of raw files" in line
     assert storage.files(f"{s3}/new") == {}
 
 
