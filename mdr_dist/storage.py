@@ -28,7 +28,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The file system behind a URL and the path inside it."""
     try:
         return fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"{url}: no file system for this URL: {error}; use a local path or s3://bucket/key") from error
 
 
@@ -45,9 +45,11 @@ def join(url: str, *parts: str) -> str:
 def exists(url: str) -> bool:
     """Whether a file or folder is there."""
     fs, path = filesystem(url)
+    if isinstance(fs, LocalFileSystem):
+        return fs.exists(path)
     try:
-        return bool(fs.info(path))
-    except (FileNotFoundError, NotADirectoryError):
+        return bool(fs.info(path))  # its `exists` hides what else is wrong
+    except FileNotFoundError:
         return False
 
 
@@ -112,8 +114,9 @@ def commit(file: Any) -> int:
 def remove(url: str) -> None:
     """Remove a file or a whole folder, if it is there."""
     fs, path = filesystem(url)
-    with contextlib.suppress(FileNotFoundError):
-        fs.rm(path, recursive=True)
+    if exists(url):
+        with contextlib.nullcontext() if is_local(url) else contextlib.suppress(FileNotFoundError):
+            fs.rm(path, recursive=True)  # some stores tell of folders from which everything is gone
 
 
 def read_bytes(url: str) -> bytes:
