@@ -58,6 +58,7 @@ _WRONG = {
     "PermanentRedirect": _REGION,
     "AuthorizationHeaderMalformed": _REGION,
     "301": _REGION,
+    "PreconditionFailed": "it was replaced while it was read; start again",
     "400": "{store} refuses the request without saying why; look at the credentials and at AWS_REGION",
 }
 _UNREACHED = (ConnectionError, HTTPClientError)
@@ -120,7 +121,7 @@ class ObjectStore(S3FileSystem):
     makedirs, mkdir = sync_wrapper(_makedirs), sync_wrapper(_mkdir)
 
     async def _read_range(self, path: str, span: tuple[int, int], *, etag: str) -> bytes:
-        """Bytes of an object from the first to before the second; an `OSError` if it is not the one of that `etag`."""
+        """Bytes of an object from the first to before the second; a `UserError` if it is not the one of that `etag`."""
         bucket, key, _ = self.split_path(path)
         asked = {"Range": f"bytes={span[0]}-{span[1] - 1}", "IfMatch": etag}
         answer = await self._call_s3("get_object", Bucket=bucket, Key=key, **asked)

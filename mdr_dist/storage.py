@@ -138,7 +138,10 @@ def version(url: str) -> tuple[int, str]:
 
 
 def read_range(url: str, span: tuple[int, int], *, etag: str = "") -> bytes:
-    """A file's bytes from the first to before the second; an `OSError` if it is not there, or has another tag now."""
+    """A file's bytes from the first to before the second.
+
+    `FileNotFoundError` if it is not there, `UserError` if it has another tag now.
+    """
     fs, path = filesystem(url)
     if etag:
         return fs.read_range(path, span, etag=etag)  # type: ignore[attr-defined]

@@ -33,7 +33,7 @@ class Stored(NamedTuple):
 
 
 class Remote:
-    """Reads a data set's shards from an object store. What is replaced meanwhile is refused there, as an `OSError`."""
+    """Reads a data set's shards from an object store. What is replaced meanwhile is refused, as a `UserError`."""
 
     def __init__(self, root: str, names: list[str]) -> None:
         self._root, self._names = root, names
