@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from mdr_dist import storage
+from mdr_dist.redact import redacted
 
 
 class Events:
@@ -27,7 +28,7 @@ class Events:
 
     def write(self, event: dict[str, Any]) -> None:
         """Add one event."""
-        self._lines.append(json.dumps({"time": round(time.time(), 3), **event}) + "\n")
+        self._lines.append(redacted(json.dumps({"time": round(time.time(), 3), **event})) + "\n")
         if self._local:
             self.flush()
 
