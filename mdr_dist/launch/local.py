@@ -79,7 +79,8 @@ def connected(address: str) -> Iterator[None]:
     if address:
         options["address"] = address
     else:
-        options |= {"num_cpus": os.cpu_count(), "object_store_memory": OBJECT_STORE_BYTES}
+        # `local`: a cluster that happens to run on this machine is not ours
+        options |= {"address": "local", "num_cpus": os.cpu_count(), "object_store_memory": OBJECT_STORE_BYTES}
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     try:
         ray.init(**options)

@@ -80,8 +80,7 @@ class Cluster:
             raise UserError(f"--address {address!r}: write it as http://HEAD:8265, where the cluster's dashboard is")
         for chatty in ("dashboard_sdk", "job.sdk"):
             logging.getLogger(f"ray.dashboard.modules.{chatty}").setLevel(logging.ERROR)
-        os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray lets go before what it is told
-        with self._reached():
+        with self._reached(), _only(address):
             there = requests.get(f"{address}/api/version", timeout=_PATIENCE).json()["ray_version"]
             if there != ray.__version__:
                 raise UserError(f"--address {address}: Ray {there} is there, {ray.__version__} here; install the same")
@@ -218,6 +217,18 @@ def exposure(address: str) -> str:
         f"{address} is plain HTTP without a token: whoever reaches it can run code there and read what a job is "
         "passed; tunnel it (ssh -L 8265:127.0.0.1:8265 HEAD), or turn on RAY_AUTH_MODE=token"
     )
+
+
+@contextlib.contextmanager
+def _only(address: str) -> Iterator[None]:
+    """Let Ray, which puts these variables before what it is told, go to this address."""
+    before = {name: os.environ.pop(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS") if name in os.environ}
+    os.environ["RAY_API_SERVER_ADDRESS"] = address
+    try:
+        yield
+    finally:
+        del os.environ["RAY_API_SERVER_ADDRESS"]
+        os.environ.update(before)
 
 
 def _is_loopback(host: str | None) -> bool:
