@@ -82,6 +82,7 @@ def connected(address: str) -> Iterator[None]:
         # `local`: a cluster that happens to run on this machine is not ours
         options |= {"address": "local", "num_cpus": os.cpu_count(), "object_store_memory": OBJECT_STORE_BYTES}
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    main, before = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
     except ConnectionError as error:
@@ -89,12 +90,14 @@ def connected(address: str) -> Iterator[None]:
             f"--address {address}: no Ray cluster answers there: {str(error).splitlines()[0]}; if it asks for a token, "
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from error
-    with contextlib.suppress(ValueError):  # only a main thread can
-        signal.signal(signal.SIGTERM, _stop)  # Ray's own way to end prints its C++ stack
     try:
+        if main:
+            signal.signal(signal.SIGTERM, _stop)  # Ray's own way to end prints its C++ stack
         yield
     finally:
         ray.shutdown()
+        if main:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _stop(*_: object) -> None:

@@ -71,6 +71,19 @@ class Attempt:
     message: str
 
 
+class _Client(JobSubmissionClient):
+    """Ray's client, which can also tell the cluster's version."""
+
+    def __init__(self, address: str) -> None:
+        try:
+            super().__init__(address)
+        except RuntimeError as error:  # something else answers there
+            raise ConnectionError(str(error)) from error
+
+    def ray_version(self) -> str:
+        return self._do_request("GET", "/api/version").json()["ray_version"]
+
+
 class Cluster:
     """A Ray cluster by the address of its dashboard, `http://HEAD:8265`; `UserError` if none answers there."""
 
@@ -81,10 +94,10 @@ class Cluster:
         for chatty in ("dashboard_sdk", "job.sdk"):
             logging.getLogger(f"ray.dashboard.modules.{chatty}").setLevel(logging.ERROR)
         with self._reached(), _only(address):
-            there = requests.get(f"{address}/api/version", timeout=_PATIENCE).json()["ray_version"]
-            if there != ray.__version__:
+            requests.get(address, timeout=_PATIENCE)  # Ray itself would wait for minutes
+            self._client = _Client(address)
+            if (there := self._client.ray_version()) != ray.__version__:
                 raise UserError(f"--address {address}: Ray {there} is there, {ray.__version__} here; install the same")
-            self._client = JobSubmissionClient(address)
 
     def attempts(self, name: str = "") -> list[Attempt]:
         """All attempts at a run that the cluster knows of, the newest last; without a name, at all runs."""

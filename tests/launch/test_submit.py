@@ -144,9 +144,11 @@ def test_what_is_at_the_address(answer: tuple[int, Any], says: str, head: Head) 
 
 
 def test_a_cluster_that_asks_for_a_token(head: Head) -> None:
-    head.answers["/api/jobs/"] = (401, "Unauthorized")
-    with pytest.raises(UserError, match=r"asks for a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN"):
-        Cluster(head.address).attempts()
+    for path in ("/api/jobs/", "/api/version"):
+        for status in (401, 403):
+            head.answers[path] = (status, "no")
+            with pytest.raises(UserError, match=r"asks for a token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN"):
+                Cluster(head.address).attempts()
 
 
 def test_nothing_at_the_address(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
