@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -136,12 +136,13 @@ class Cluster:
 
     def follow(self, attempt: Attempt, echo: Callable[[str], None]) -> Attempt:
         """Echo the lines of an attempt's log from its beginning until it ends; the attempt as it ended."""
-        shown, lost = 0, 0
+        lines, lost = _Once(echo), 0
         while True:
             try:
-                shown = asyncio.run(self._tail(attempt.id, echo, shown=shown))
+                asyncio.run(lines.read(self._client.tail_job_logs(attempt.id)))
                 now = self.find(attempt.id)
                 if now.state in ENDED:
+                    lines.end()
                     return now
             except (RuntimeError, aiohttp.ClientError, UserError) as error:
                 if (lost := lost + 1) >= _TRIES:
@@ -160,19 +161,6 @@ class Cluster:
         while (now := self.find(attempt.id)).state not in ENDED:
             time.sleep(0.5)
         return now
-
-    async def _tail(self, id_: str, echo: Callable[[str], None], *, shown: int) -> int:
-        """Echo the log's whole lines but for the first `shown`; how many were, with these."""
-        rest, count = "", 0
-        async for chunk in self._client.tail_job_logs(id_):
-            *lines, rest = (rest + chunk).split("\n")
-            for line in lines:
-                count += 1
-                if count > shown:
-                    echo(redacted(line))
-        if rest:
-            echo(redacted(rest))
-        return max(count, shown)
 
     def _taken(self, by: Attempt) -> UserError:
         more = f"{by.name} --address {self.address}"
@@ -194,6 +182,29 @@ class Cluster:
             raise UserError(f"--address {self.address}: {reason}") from error
         except RuntimeError as error:
             raise Fault(f"{self.address}: {' '.join(str(error).split())}") from error
+
+
+class _Once:
+    """Echoes every line of a log once, though it may have to be read from its beginning again."""
+
+    def __init__(self, echo: Callable[[str], None]) -> None:
+        self._echo, self._told, self._rest = echo, 0, ""
+
+    async def read(self, chunks: AsyncIterator[str]) -> None:
+        """Echo the whole lines of a log, given from its beginning, that have not been."""
+        self._rest, number = "", 0
+        async for chunk in chunks:
+            *lines, self._rest = (self._rest + chunk).split("\n")
+            for line in lines:
+                number += 1
+                if number > self._told:
+                    self._told = number
+                    self._echo(redacted(line))
+
+    def end(self) -> None:
+        """Echo what stands behind the last line's end."""
+        if self._rest:
+            self._echo(redacted(self._rest))
 
 
 def exit_code(attempt: Attempt) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import zipfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,61 +17,9 @@ from mdr_dist.errors import Fault, UserError
 from mdr_dist.launch import submit
 from mdr_dist.launch.submit import Attempt, Cluster, exit_code, exposure, passed, reason
 from support.cluster import free_ports
-from support.command import refused
+from support.command import mdr, refused
+from support.head import VERSION, Head
 from support.jobs import small_job
-
-VERSION = {"version": "4", "ray_version": ray.__version__, "ray_commit": "x", "session_name": "x"}
-
-
-class Head:
-    """A server that gives fixed answers, and remembers what was asked.
-
-    `answers`: method and path, or one of them → (status, JSON or text); `then`: method → what happens meanwhile.
-    """
-
-    def __init__(self) -> None:
-        self.answers: dict[str, tuple[int, Any]] = {"/api/version": (200, VERSION), "/api/jobs/": (200, [])}
-        self.asked: list[str] = []
-        self.then: dict[str, Callable[[], None]] = {}
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                outer.asked.append(f"{self.command} {self.path}")
-                asked = (f"{self.command} {self.path}", self.path, self.command)
-                found = next((outer.answers[key] for key in asked if key in outer.answers), (404, "no"))
-                outer.then.get(self.command, lambda: None)()
-                body = (found[1] if isinstance(found[1], str) else json.dumps(found[1])).encode()
-                self.send_response(found[0])
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            do_GET = do_POST = do_PUT = answer  # noqa: N815 (the base class's names)
-
-            def log_message(self, *_: object) -> None:
-                """Nothing."""
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def has(self, *jobs: tuple[str, str]) -> None:
-        """The jobs there are: (submission id, status)."""
-        self.answers["/api/jobs/"] = (200, [details(id_, status) for id_, status in jobs])
-
-
-def details(id_: str, status: str) -> dict[str, Any]:
-    code = {"SUCCEEDED": 0, "FAILED": 2}.get(status)
-    times = {"start_time": 1000, "end_time": None if status in ("PENDING", "RUNNING") else 2500}
-    return {
-        "type": "SUBMISSION",
-        "submission_id": id_,
-        "status": status,
-        "entrypoint": "x",
-        "driver_exit_code": code,
-        **times,
-    }
 
 
 @pytest.fixture
@@ -118,6 +68,84 @@ def test_somebody_else_was_quicker(head: Head) -> None:
     with pytest.raises(UserError, match=r"smf-test is running on .* as smf-test@1"):
         Cluster(head.address).submit(small_job("smf", "data"), variables={})
     assert [line for line in head.asked if not line.startswith("GET")][1:] == ["POST /api/jobs/"]
+
+
+def test_what_is_sent_and_what_is_said_of_it(
+    head: Head, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Credentials go into the job's environment, and are told by name alone."""
+    for name in submit.CREDENTIALS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret")
+    monkeypatch.setenv("MORE", "planted-value")
+    job = small_job("smf", "s3://bucket/data", launch={"storage": "s3://bucket/runs"})
+    (tmp_path / "job.yaml").write_text(json.dumps(job.model_dump(mode="json")))
+    head.answers |= {"PUT": (200, {}), "POST /api/jobs/": (200, {"job_id": "x", "submission_id": "x"})}
+    head.then["POST"] = lambda: head.has(("smf-test@1", "PENDING"))
+    arguments = ("--address", head.address, "--env", "MORE", "--no-follow")
+    assert mdr(monkeypatch, "submit", tmp_path / "job.yaml", *arguments) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert shown.out.splitlines() == [
+        f"submitted: smf-test@1 to {head.address}  (run: s3://bucket/runs/smf-test)",
+        "passed, and to be read by whoever reaches the cluster's dashboard: AWS_SECRET_ACCESS_KEY, MORE",
+        f"follow it: mdr submit logs --follow smf-test --address {head.address}",
+    ]
+    posted = json.loads(head.sent["POST"])
+    variables = posted["runtime_env"]["env_vars"]
+    assert {name: variables[name] for name in variables if not name.startswith("RAY_")} == {
+        "AWS_SECRET_ACCESS_KEY": "planted-secret",
+        "MORE": "planted-value",
+    }
+    assert posted["submission_id"] == "smf-test@1" and "planted" not in posted["entrypoint"]
+    assert b"planted-" not in zipped(head.sent["PUT"])
+
+
+def zipped(data: bytes) -> bytes:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return b"".join(archive.read(name) for name in archive.namelist())
+
+
+@pytest.mark.parametrize(
+    ("calls", "told"),
+    [
+        ([["one\ntwo\n", "three\n"]], ["one", "two", "three"]),
+        ([["one\ntw", "o\nthr", "ee"]], ["one", "two", "three"]),
+        ([["one\ntwo\n", RuntimeError("lost")], ["one\ntwo\nthree\n"]], ["one", "two", "three"]),
+        ([["one\n"], ["one\ntwo\n"]], ["one", "two"]),  # closed while the job went on
+        ([["one\nt"], ["one\ntwo"]], ["one", "two"]),
+        ([["a plant", "ed-secret\n"]], ["a ***"]),
+    ],
+)
+def test_a_log_is_told_once_by_whole_lines(
+    calls: list[list[str | Exception]], told: list[str], head: Head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", "planted-secret")
+    monkeypatch.setattr(submit.time, "sleep", lambda _: None)
+    left, lines = iter(calls), list[str]()
+    cluster = Cluster(head.address)
+
+    async def tail(_: str) -> AsyncIterator[str]:
+        chunks = next(left)
+        head.has(("a@1", "RUNNING" if chunks is not calls[-1] else "FAILED"))
+        for chunk in chunks:
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
+
+    monkeypatch.setattr(cluster._client, "tail_job_logs", tail)
+    assert cluster.follow(ended("running", None), lines.append).code == 2
+    assert lines == told
+
+
+def test_a_cluster_that_is_lost_while_it_is_followed(head: Head, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(submit.time, "sleep", slept.append)
+    cluster = Cluster(head.address)
+    head.answers.clear()
+    with pytest.raises(Fault, match=rf"{head.address} does not answer any more: .*; the job may go on there"):
+        cluster.follow(ended("running", None), print)
+    assert len(slept) == submit._TRIES - 1
 
 
 def test_a_cluster_that_fails_is_a_fault(head: Head) -> None:
