@@ -12,6 +12,7 @@ import yaml
 from mdr_dist.errors import UserError
 from mdr_dist.events import Events
 from mdr_dist.redact import redacted, secret_in
+from mdr_dist.train.attempt import write_error
 from support.command import mdr, refused
 from support.jobs import small_job
 
@@ -65,6 +66,17 @@ def test_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Events(str(tmp_path / "events.jsonl")).write({"kind": "note", "text": f"it was {SECRET}"})
     (line,) = (tmp_path / "events.jsonl").read_text().splitlines()
     assert json.loads(line)["text"] == "it was ***"
+
+
+def test_what_a_worker_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", SECRET)
+    try:
+        raise FloatingPointError(f"not finite: {SECRET}")
+    except FloatingPointError as error:
+        write_error(str(tmp_path), error, lane="main")
+    left = json.loads((tmp_path / "error.json").read_text())
+    assert left["error"] == "not finite: ***" and "FloatingPointError: not finite: ***" in left["traceback"]
+    assert SECRET not in str(left)
 
 
 @pytest.fixture

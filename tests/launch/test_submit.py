@@ -148,11 +148,17 @@ def test_a_cluster_that_is_lost_while_it_is_followed(head: Head, monkeypatch: py
     assert len(slept) == submit._TRIES - 1
 
 
-def test_a_cluster_that_fails_is_a_fault(head: Head) -> None:
+def test_a_cluster_that_fails_is_a_fault(
+    head: Head, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     cluster = Cluster(head.address)
     head.answers["/api/jobs/"] = (500, "Traceback\nbroken")
     with pytest.raises(Fault, match=rf"^{head.address}: Request failed with status code 500: Traceback broken\.$"):
         cluster.attempts()
+    head.answers["/api/jobs/"] = (500, "of s3://key:planted@bucket")
+    assert mdr(monkeypatch, "submit", "status", "--address", head.address) == 1
+    said = f"mdr: fault: {head.address}: Request failed with status code 500: of s3://***@bucket.\n"
+    assert capsys.readouterr().err == said
 
 
 @pytest.mark.parametrize(
