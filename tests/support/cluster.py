@@ -74,7 +74,7 @@ def _wait_for(url: str) -> None:
 
 
 def _kill_all(folder: str) -> None:
-    """Kill what was started with the folder in its command line, and all below that."""
+    """Kill what was started with the folder in its command line, and all below that; nothing may be left."""
     own: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -83,4 +83,5 @@ def _kill_all(folder: str) -> None:
     for process in own.values():
         with contextlib.suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(list(own.values()), timeout=20)
+    _, alive = psutil.wait_procs(list(own.values()), timeout=30)
+    assert not alive, f"a head was not ended: {alive}"
