@@ -23,6 +23,22 @@ class Ragged:
     values: Tensor
     lengths: Tensor
 
+    @property
+    def starts(self) -> Tensor:
+        """[B] where each row's list begins."""
+        return self.lengths.cumsum(0) - self.lengths
+
+    @property
+    def row(self) -> Tensor:
+        """[T] the row whose list each entry is of."""
+        rows = torch.arange(len(self.lengths), device=self.lengths.device)
+        return rows.repeat_interleave(self.lengths, output_size=len(self.values))
+
+    @property
+    def nth(self) -> Tensor:
+        """[T] the place of each entry in its own list."""
+        return torch.arange(len(self.values), device=self.lengths.device) - self.starts[self.row]
+
     def to(self, device: torch.device) -> Ragged:
         """The same lists on another device."""
         return Ragged(self.values.to(device, non_blocking=True), self.lengths.to(device, non_blocking=True))

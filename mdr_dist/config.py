@@ -18,10 +18,13 @@ Model = TypeVar("Model", bound=BaseModel)
 Placement = Literal["auto", "table_wise", "row_wise", "column_wise", "data_parallel"]
 
 
+MAX_NAME = 200  # file systems allow 255 bytes
+
+
 class Section(BaseModel):
     """A part of a job: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -133,6 +136,8 @@ class Job(Section):
     def _plain_name(cls, name: str) -> str:
         if not name or not all(c.isalnum() or c in "-_." for c in name) or name.startswith("."):
             raise ValueError("a run's name is made of letters, digits, '-', '_' and '.', and becomes its folder")
+        if len(name) > MAX_NAME:
+            raise ValueError(f"a run's name becomes its folder and has {MAX_NAME} letters at most")
         return name
 
     @field_validator("method")

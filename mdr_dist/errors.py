@@ -5,8 +5,11 @@ class UserError(Exception):
     """The user's input is wrong; its text is one line: what, where, and what would be right.
 
     The command line prints the line without a traceback and exits with 2. Everything else that escapes is a fault of
-    ours and exits with 1.
+    ours and exits with 1. Line breaks and control characters, as from names in what is refused, become spaces.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__("".join(c if c.isprintable() else " " for c in text))
 
 
 class Fault(Exception):  # noqa: N818 (the word for it)

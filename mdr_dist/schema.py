@@ -96,6 +96,13 @@ class Schema(BaseModel):
         """The features of these kinds, in schema order."""
         return tuple(feature for feature in self.features if feature.kind in kinds)
 
+    @property
+    def text(self) -> Feature:
+        """The text; a `UserError` if there is none."""
+        if texts := self.of_kind("text"):
+            return texts[0]
+        raise UserError(f"data set {self.name} has no text, which the method reads: its recipe needs a text feature")
+
     def domain_index(self, name: str) -> int:
         """The number of a domain; a `UserError` names the domains there are."""
         if name not in self.domains:

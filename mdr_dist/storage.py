@@ -32,6 +32,13 @@ def join(url: str, *parts: str) -> str:
     return posixpath.join(url, *parts)
 
 
+def inside(url: str, name: str) -> str:
+    """The URL of a file in a folder, by a name that some file told; a `UserError` if that leads out of the folder."""
+    if posixpath.isabs(name) or "://" in name or ".." in name.split("/"):
+        raise UserError(f"{url}: {name!r} leads out of the folder")
+    return join(url, name)
+
+
 def exists(url: str) -> bool:
     """Whether a file or folder is there."""
     fs, path = filesystem(url)
@@ -51,6 +58,13 @@ def make_folder(url: str) -> None:
     """Make a folder and those above it; nothing to do on an object store."""
     fs, path = filesystem(url)
     fs.makedirs(path, exist_ok=True)
+
+
+def check_folder(url: str) -> None:
+    """Refuse, by a `UserError`, a file where a folder is needed."""
+    fs, path = filesystem(url)
+    if fs.isfile(path):
+        raise UserError(f"{url}: a file, not a folder")
 
 
 def check_free(url: str) -> None:

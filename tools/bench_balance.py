@@ -9,10 +9,9 @@ of both: 1 for each once they are even. Drawn beside the table, with the same na
 from __future__ import annotations
 
 import datetime
-import subprocess
 
 import torch
-from bench_file import arguments, show
+from bench_file import arguments, commit, show
 from matplotlib import pyplot
 from study_plot import write
 
@@ -49,13 +48,12 @@ def main() -> None:
     """Train with every gamma, draw and tell."""
     args = arguments(__doc__, {"steps": 12000})
     found = {gamma: train(gamma, steps=args.steps) for gamma in GAMMAS}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     lines = [
         "# Balanced losses",
         "",
         f"    tools/bench_balance.py --steps {args.steps} --out tools/results/balance.md",
         "",
-        f"{datetime.date.today()}, commit {commit.strip()}. Two losses, the first planted {SCALE:.0f} times the other.",
+        f"{datetime.date.today()}, commit {commit()}. Two losses, the first planted {SCALE:.0f} times the other.",
         "r is a loss over the mean of both. The rule evens out gradients and leans on losses: with gradients of one",
         "norm, a loss on the larger scale still falls faster. So r comes nearer to 1 as gamma grows, and stays off it.",
         "",

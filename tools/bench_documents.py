@@ -14,13 +14,12 @@ import datetime
 import itertools
 import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from typing import cast
 
 import torch
-from bench_file import arguments, show
+from bench_file import arguments, commit, show
 from torch import Tensor
 from torch.nn import functional
 
@@ -30,8 +29,8 @@ from mdr_dist.config import DataConfig
 from mdr_dist.data.source import Dataset, Source
 from mdr_dist.data.synthetic import configure, synthesize
 from mdr_dist.methods.catn import CATN, AspectReader
+from mdr_dist.methods.text import documents_of
 from mdr_dist.nn.text import Convolution
-from mdr_dist.stage import Rows
 from mdr_dist.tables import PlainTables
 
 ROUNDS = 3
@@ -42,11 +41,10 @@ class Padded(CATN):
 
     once = True
 
-    def read(self, kind: str, rows: Rows, batch: Batch) -> Tensor:
+    def read(self, kind: str, x_WD: Tensor, batch: Batch) -> Tensor:
         """[B, M, K] as CATN's, of a batch of one domain."""
-        documents = batch.documents
-        assert documents is not None
-        x_WD, at_B = self.word_vectors(rows, batch), documents.at[kind]
+        documents = documents_of(batch)
+        at_B = documents.at[kind]
         document, place = at_B.unique(return_inverse=True) if self.once else (at_B, torch.arange(len(at_B)))
         words_NL = padded(documents.words, document, width=self.text.width, empty=len(x_WD))
         there_NL1 = (words_NL < len(x_WD))[:, :, None]
@@ -70,8 +68,7 @@ class Naive(Padded):
 
 def padded(words: Ragged, document: Tensor, *, width: int, empty: int) -> Tensor:
     """[N, L] the words of documents, `empty` beyond their ends."""
-    first = words.lengths.cumsum(0) - words.lengths
-    place_NL = first[document][:, None] + torch.arange(width)
+    place_NL = words.starts[document][:, None] + torch.arange(width)
     inside = torch.arange(width) < words.lengths[document][:, None]
     return torch.where(inside, words.values[place_NL.clamp(max=max(len(words.values) - 1, 0))], empty)
 
@@ -128,7 +125,6 @@ def timed(dataset: Dataset, batches: list[Batch]) -> dict[str, list[float]]:
 
 def report(args: argparse.Namespace, batches: list[Batch], seconds: dict[str, list[float]]) -> str:
     """The table, under the command that makes it."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     read = sum(len(batch.documents.words.lengths) for batch in batches if batch.documents)
     words = sum(len(batch.documents.words.values) for batch in batches if batch.documents)
     asked = sum(3 * int(batch.weight.sum()) for batch in batches)
@@ -138,7 +134,7 @@ def report(args: argparse.Namespace, batches: list[Batch], seconds: dict[str, li
         f"    tools/bench_documents.py --users {args.users} --width {args.width} --batch {args.batch} "
         f"--steps {args.steps} --out tools/results/documents.md",
         "",
-        f"{datetime.date.today()}, commit {commit.strip()}, torch {torch.__version__}, {platform.machine()}, 1 thread. "
+        f"{datetime.date.today()}, commit {commit()}, torch {torch.__version__}, {platform.machine()}, 1 thread. "
         f"Median of {ROUNDS} rounds in turn. A step reads the documents of {args.batch} rows, three a row; of "
         f"{asked:,} asked for {read:,} are distinct, with {words / max(read, 1):.0f} words on average.",
         "",

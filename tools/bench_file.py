@@ -1,8 +1,9 @@
-"""What benchmarks share that take numbers and write one file: their flags, and where the result goes."""
+"""What benchmarks share that write one file: their flags, the commit they measure, and where the result goes."""
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,12 @@ def arguments(description: str | None, numbers: Mapping[str, int]) -> argparse.N
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
+
+
+def commit() -> str:
+    """The commit that is checked out, in short; outside a checkout `unknown`."""
+    asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or "unknown"
 
 
 def show(text: str, out: Path | None) -> None:

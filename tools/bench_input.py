@@ -17,7 +17,6 @@ import platform
 import resource
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from bench_file import commit
 
 from mdr_dist.config import DataConfig
 from mdr_dist.data.layout import ROW_GROUP, NewDataset, ShardWriter, arrow_schema
@@ -150,12 +150,11 @@ def table(path: str, *, batch: int, workers: int, times: int) -> str:
 
 def header(dataset: Dataset, batch: int, times: int) -> str:
     """What was measured, where and when."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     ids, rows = len(dataset.schema.of_kind("id")), sum(shard.rows for shard in dataset.shards)
     size = sum(shard.bytes for shard in dataset.shards) / 2**20
     return (
         f"# Input\n\n    {shlex.join(['python', *sys.argv])}\n\n"
-        f"{date.today()}, commit {commit.stdout.strip() or 'unknown'}, {platform.machine()}, {os.cpu_count()} cores, "
+        f"{date.today()}, commit {commit()}, {platform.machine()}, {os.cpu_count()} cores, "
         f"torch {torch.__version__}, pyarrow {pa.__version__}, seed 0.\n"
         f"{rows:,} rows, {ids} id features, {len(dataset.schema.domains)} domains, {size:,.0f} MiB of Parquet; "
         f"global batch {batch}; medians of {times} runs.\n"

@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 import torch
 import yaml
-from bench_file import arguments, show
+from bench_file import arguments, commit, show
 
 from mdr_dist.checkpoint.lanes import RESULT
 
@@ -101,7 +101,6 @@ def measured(args: argparse.Namespace) -> dict[int, list[Times]]:
 
 def report(args: argparse.Namespace, found: dict[int, list[Times]], *, load: float) -> str:
     """The table, under the command that makes it."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     size = " ".join(f"--{key} {getattr(args, key)}" for key in ("users", "items", "rows", "epochs", "rounds"))
     names = ("lanes", "command", "CPU")
     middle = {
@@ -116,7 +115,7 @@ def report(args: argparse.Namespace, found: dict[int, list[Times]], *, load: flo
         "",
         f"    tools/bench_lanes.py {size} --out tools/results/lanes.md",
         "",
-        f"{datetime.date.today()}, commit {commit.strip()}, torch {torch.__version__}, {platform.machine()}, "
+        f"{datetime.date.today()}, commit {commit()}, torch {torch.__version__}, {platform.machine()}, "
         f"{os.cpu_count()} cores, one thread a worker. The first stage of CAT-ART on two domains, a lane each: "
         f"seconds, median of {args.rounds} rounds in turn (least to most). The shortest lane trained for "
         f"{min(each['shortest'] for each in every):.0f} s.",

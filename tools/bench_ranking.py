@@ -14,7 +14,6 @@ import itertools
 import math
 import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import torch
-from bench_file import arguments, show
+from bench_file import arguments, commit, show
 from torch import Tensor
 
 from mdr_dist.batch import Batch
@@ -147,7 +146,6 @@ def timed(args: argparse.Namespace) -> dict[str, list[float]]:
 
 def report(args: argparse.Namespace, rates: dict[str, list[float]]) -> str:
     """The table, under the command that makes it."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
     size = f"--users {args.users} --items {args.items} --dim {args.dim} --k {args.k} --threads {args.threads}"
     limit = statistics.median(next(iter(rates.values())))
     lines = [
@@ -155,7 +153,7 @@ def report(args: argparse.Namespace, rates: dict[str, list[float]]) -> str:
         "",
         f"    tools/bench_ranking.py {size} --out tools/results/ranking.md",
         "",
-        f"{datetime.date.today()}, commit {commit.strip()}, torch {torch.__version__}, numpy {np.__version__}, "
+        f"{datetime.date.today()}, commit {commit()}, torch {torch.__version__}, numpy {np.__version__}, "
         f"{platform.machine()}, {args.threads} thread(s). Median of {ROUNDS} rounds in turn.",
         "",
         "| what | users/s, median | least | most | of the limit |",

@@ -7,6 +7,7 @@ by .venv, so that tools/test.sh and later calls need not repeat them:
   PYTHON            the Python to use, 3.11 or newer       (default: python3, else python3.13, 3.12, 3.11)
   MDR_TORCH         the torch version to install, 2.11-2.13 (default: the tested one, 2.13.0)
   MDR_SYSTEM_TORCH  1: keep the torch that $PYTHON already has, as on a GPU image, and install none
+  MDR_DEV           0: leave out what only tests and checks need, as in an image      (default: 1)
 pip is called plainly, so its own settings hold (PIP_INDEX_URL, PIP_FIND_LINKS, PIP_NO_INDEX, pip.conf).
 A machine without a GPU that takes packages from PyPI should add the index of CPU builds, which are far smaller:
   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu tools/setup.sh'
@@ -18,6 +19,7 @@ remembered() { sed -n "s/^$1=//p" "$settings" 2>/dev/null || true; }
 readonly torch_asked="${MDR_TORCH-$(remembered torch)}"
 readonly torch_wanted="${torch_asked:-$tested_torch}"
 readonly system_torch="${MDR_SYSTEM_TORCH-$(remembered system_torch)}"
+readonly dev="${MDR_DEV-$(remembered dev)}"
 # pip's own settings come from the caller; these only keep it quiet
 export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=1 PIP_REQUIRE_VIRTUALENV=0
 unset PYTHONHOME VIRTUAL_ENV
@@ -68,7 +70,9 @@ make_venv() { # $1: its base Python
     "$1" -m venv .venv || fail "could not make .venv"
 }
 
-remember() { printf '%s\n' "python=$1" "kind=$2" "torch=$torch_asked" "system_torch=$system_torch" >"$settings"; }
+remember() {
+    printf '%s\n' "python=$1" "kind=$2" "torch=$torch_asked" "system_torch=$system_torch" "dev=$dev" >"$settings"
+}
 version_of() { "$1" -c 'import platform; print(platform.python_version())' 2>/dev/null || echo none; }
 
 borrow_torch() { # makes $1's torch, and what lies beside it, visible in .venv; --system-site-packages would not do
@@ -114,9 +118,9 @@ END
 }
 
 main() {
-    local python key found
+    local python key found extras='[dev]'
     python=$(find_python)
-    key=$(printf '%s\n' "$PWD" "$python $(version_of "$python") $torch_wanted $system_torch" |
+    key=$(printf '%s\n' "$PWD" "$python $(version_of "$python") $torch_wanted $system_torch $dev" |
         cat - pyproject.toml tools/setup.sh tools/constraints.txt | sha256sum)
     if [[ -f $stamp && $(<"$stamp") == "$key" ]] && "$py" -c '' 2>/dev/null; then
         say ".venv is up to date"
@@ -142,7 +146,8 @@ main() {
     install torchrec torchrec --no-deps -c .venv/pins.txt "${tested[@]}"
     step 4 "mdr_dist and what it needs"
     install setuptools 'setuptools>=77' "${tested[@]}"
-    install mdr_dist --no-build-isolation --editable '.[dev]' -c .venv/pins.txt "${tested[@]}"
+    if [[ $dev == 0 ]]; then extras=; fi
+    install mdr_dist --no-build-isolation --editable ".$extras" -c .venv/pins.txt "${tested[@]}"
     step 5 "trying what was installed"
     found=$(verify) || fail "the installed packages do not work together (see above)"
     echo "$key" >"$stamp"

@@ -41,6 +41,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from bench_file import commit
 from study_plot import sweep
 from study_report import ALSO, Study, report, run_name
 
@@ -106,14 +107,13 @@ def main() -> None:
     with ThreadPoolExecutor(args.parallel) as pool:
         also = [text for key, value in study.also.items() for text in ("--set", f"{key}={json.dumps(value)}")]
         list(pool.map(partial(_train, runs=runs, also=also), jobs))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     measured = "test split, at the end or, with patience, at the best state in validation"
     if study.moments and study.moments.of == "before":
         measured = "the mean over the periods that a model was measured on before it learnt them"
     head = [
         f"`python tools/study.py {args.study}`",
         "",
-        f"Made on {datetime.date.today()} at commit {commit.strip()}, one CPU thread a run; seeds "
+        f"Made on {datetime.date.today()} at commit {commit()}, one CPU thread a run; seeds "
         f"{', '.join(map(str, study.seeds))}; mean ± standard deviation over seeds; "
         f"{measured}.{' Rows are those of the first seed.' * ('{seed}' in study.data)}",
         "",

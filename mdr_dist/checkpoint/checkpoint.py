@@ -19,13 +19,14 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 from torch.distributed.checkpoint import load, save  # pyright: ignore[reportPrivateImportUsage]
-from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader, FsspecWriter
+from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 from torch.distributed.checkpoint.api import CheckpointException
 
 from mdr_dist import storage
 from mdr_dist.batch import world_size
 from mdr_dist.checkpoint.grown import GrownPlanner, Identity
 from mdr_dist.errors import UserError
+from mdr_dist.tables.saved import SavedTables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +96,7 @@ class Checkpoints:
         Rows that a table has got since stay as they are.
         """
         with quiet(), reading(self.folder(number)):
-            reader, alone = FsspecReader(self.folder(number)), world_size() == 1
+            reader, alone = SavedTables(self.folder(number)), world_size() == 1
             load(tables, storage_reader=reader, planner=GrownPlanner(), no_dist=alone)
 
     def prune(self, keep: int, *, also: int = -1) -> None:

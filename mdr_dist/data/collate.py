@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mdr_dist.batch import Batch, Ragged
-from mdr_dist.data.columns import Array, Columns, Layout
+from mdr_dist.data.columns import Columns, Layout
+from mdr_dist.data.ragged import Array, spread, starts_of
 from mdr_dist.schema import DOMAIN
 
 
@@ -73,9 +74,7 @@ def _ragged(name: str, picks: list[Pick], size: int) -> Ragged:
         offsets = pick.columns.lists[name][1]
         starts[pick.slot] = offsets[pick.index]
         lengths[pick.slot] = offsets[pick.index + 1] - starts[pick.slot]
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    # entry t of the batch, which belongs to row b, is entry t - ends[b] + starts[b] of that row's row group
-    source = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], lengths)
+    ends, source = starts_of(lengths), spread(starts, lengths)
     values = np.zeros(ends[-1], dtype=np.int64)
     for pick in picks:
         part = slice(ends[pick.slot.start], ends[pick.slot.stop])

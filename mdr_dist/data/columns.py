@@ -12,13 +12,12 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from mdr_dist.data.layout import arrow_schema
+from mdr_dist.data.ragged import Array
 from mdr_dist.errors import UserError
 from mdr_dist.schema import DOMAIN, USER_KEY, Feature, Schema
 
-Array = NDArray[Any]
 _BLOCK = 4096  # rows laid out at a time: they stay in the cache while all their columns are written
 
 

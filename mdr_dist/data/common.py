@@ -12,8 +12,8 @@ import numpy as np
 
 from mdr_dist.data.columns import Columns
 from mdr_dist.data.mapped import Arrays, mapped
-from mdr_dist.data.order import Ints
 from mdr_dist.data.profiles import take
+from mdr_dist.data.ragged import Ints
 from mdr_dist.data.reader import Group, Reader
 from mdr_dist.data.users import Users
 from mdr_dist.schema import USER_KEY
@@ -52,7 +52,7 @@ class Common:
 def _build(reader: Reader, groups: tuple[Group, ...], users: Users) -> Arrays:
     parts = [np.zeros(0, dtype=np.int64)]
     for group in groups:
-        keys = reader.table(group, [USER_KEY]).column(USER_KEY).to_numpy()
+        [keys] = reader.arrays(group, [USER_KEY])
         parts.append(np.flatnonzero(users.active_of(keys).sum(1) > 1))
     # one file whatever the number of row groups: each that is mapped stays open
     return {"rows": np.concatenate(parts), "starts": np.cumsum([len(part) for part in parts])}

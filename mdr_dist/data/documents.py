@@ -14,13 +14,11 @@ import numpy as np
 import torch
 
 from mdr_dist.batch import Batch, Documents, Extras, Ragged
-from mdr_dist.data.columns import Array
-from mdr_dist.data.interactions import located
 from mdr_dist.data.mapped import Arrays, check_free, mapped
 from mdr_dist.data.neighbours import of_none
-from mdr_dist.data.order import Ints
+from mdr_dist.data.ragged import Array, Ints, find, nth, spread, starts_of
 from mdr_dist.data.reader import Reader
-from mdr_dist.data.reviews import Reviews, text_of
+from mdr_dist.data.reviews import Reviews
 from mdr_dist.data.users import Users
 from mdr_dist.errors import UserError
 
@@ -50,7 +48,7 @@ class Texts:
 
         Built once for all workers of a machine.
         """
-        width = reader.dataset.schema[text_of(reader)].width
+        width = reader.dataset.schema.text.width
         reviews = Reviews.open(reader, domain=domain, period=period)
         key = (kind, domain, period, authors, users.domains if kind == "auxiliary" else ())
         most = 2 * width if authors else width
@@ -85,7 +83,7 @@ def _write(reviews: Reviews, review: Ints, *, count: Ints, folder: str, authors:
 
     Returns [N+1] where those of each review begin, and the end.
     """
-    ends = np.concatenate([[0], np.cumsum(count)])
+    ends = starts_of(count)
     size = max(int(ends[-1]), 1)
     kinds = [("words", np.int32), ("authors", np.int64)][: 1 + authors]
     check_free(folder, size * sum(np.dtype(kind).itemsize for _, kind in kinds), what="a data set's documents")
@@ -104,15 +102,9 @@ def _write(reviews: Reviews, review: Ints, *, count: Ints, folder: str, authors:
     return ends
 
 
-def spread(start: Ints, count: Ints) -> Ints:
-    """[sum of counts] the numbers `start, start + 1, …`, `count` of them each."""
-    ends = np.cumsum(count)
-    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - (ends - count), count)
-
-
 def check_documents(reader: Reader, extras: Extras, *, domains: tuple[int, ...]) -> None:
     """Raise `UserError` unless the data set has text, and two domains where documents are of the other one."""
-    text_of(reader)
+    _ = reader.dataset.schema.text
     if {"other", "auxiliary"} & set(extras.documents) and len(domains) != 2:
         count = "one domain" if len(domains) == 1 else f"{len(domains)} domains"
         raise UserError(
@@ -128,7 +120,7 @@ class Documented:
         check_documents(reader, extras, domains=domains)
         schema = reader.dataset.schema
         self._item, self._kinds = schema.item, extras.documents
-        self._most, self._vocabulary = schema[text_of(reader)].width, schema[text_of(reader)].rows
+        self._most, self._vocabulary = schema.text.width, schema.text.rows
         self._others = np.zeros(len(schema.domains), dtype=np.int64)
         if len(domains) == 2:
             self._others[list(domains)] = domains[::-1]
@@ -176,10 +168,10 @@ class Documented:
         for k in np.unique(of[real]).tolist():
             key, rows = (_SAME.get(kind, kind), k), np.flatnonzero((of == k) & real)
             texts = self._texts[key]
-            number, known = located(owner[rows], texts.owners, starts=np.arange(len(texts.owners) + 1))
-            wanted[rows, 0] = np.where(known > 0, self._first[key] + number, -1)
+            number, known = find(owner[rows], texts.owners)
+            wanted[rows, 0] = np.where(known, self._first[key] + number, -1)
             if texts.authors is not None:
-                wanted[rows, 1] = np.where(known > 0, user[rows], -1)
+                wanted[rows, 1] = np.where(known, user[rows], -1)
         return wanted
 
     def _words(self, wanted: Ints) -> tuple[Ints, Ints]:
@@ -206,5 +198,5 @@ def _others_words(place: Ints, document: Ints, authors: Array, without: Ints, *,
     """The places of words that a document's left-out author did not write, `most` a document; and their documents."""
     kept = authors[place] != without[document]
     place, document = place[kept], document[kept]
-    nth = np.arange(len(document)) - np.searchsorted(document, document)
-    return place[nth < most], document[nth < most]
+    first = nth(np.bincount(document)) < most
+    return place[first], document[first]

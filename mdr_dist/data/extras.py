@@ -16,7 +16,8 @@ from mdr_dist.data.documents import Documented
 from mdr_dist.data.interactions import Interactions
 from mdr_dist.data.means import Means
 from mdr_dist.data.neighbours import Neighbours, of_none
-from mdr_dist.data.order import Ints, seed_of
+from mdr_dist.data.order import seed_of
+from mdr_dist.data.ragged import Ints
 from mdr_dist.data.ratings import BY, Found, Ratings
 from mdr_dist.data.reader import Reader
 from mdr_dist.data.users import Users

@@ -15,9 +15,9 @@ from typing import Self
 
 import numpy as np
 
-from mdr_dist.data.columns import Array, check_ids, check_users, plain
+from mdr_dist.data.columns import check_ids, check_users
 from mdr_dist.data.mapped import Arrays, check_free, mapped
-from mdr_dist.data.order import Ints
+from mdr_dist.data.ragged import Ints, located, nth
 from mdr_dist.data.reader import Group, Reader
 from mdr_dist.schema import USER_KEY, Schema
 
@@ -86,19 +86,11 @@ class Interactions:
         """
         user, count = located(user_key, self.users, starts=self.starts)
         row = np.repeat(np.arange(len(user_key)), count)
-        nth = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        return row, self.places(user[row], nth)
+        return row, self.places(user[row], nth(count))
 
     def places(self, user: Ints, nth: Ints) -> Ints:
         """The place in `items` of users' n-th positives; users by number."""
         return self.gaps[self.starts[user] + nth] - user * len(self.items) + nth
-
-
-def located(values: Array, among: Array, *, starts: Ints) -> tuple[Ints, Ints]:
-    """(number, count) of each value: its place among sorted ones, and how many entries begin there; if absent, none."""
-    number = np.searchsorted(among, values)
-    known = np.searchsorted(among, values, side="right") > number
-    return number, np.where(known, starts[np.minimum(number + 1, len(among))] - starts[number], 0)
 
 
 def select(
@@ -113,13 +105,12 @@ def count_items(reader: Reader, domains: tuple[int, ...], *, period: int | None,
 
     As `Interactions.items` counts, but it reads no further once there are `enough`.
     """
-    schema, types = reader.dataset.schema, reader.layout.types
+    schema = reader.dataset.schema
     found = np.zeros(0, dtype=np.int64)
     for group in select(reader, domains, split="train", period=period, upto=upto):
         if len(found) >= enough:
             break
-        table = reader.table(group, [schema.item])
-        item = plain(table, schema.item, expected=types[schema.item], where=reader.where(group)).to_numpy()
+        [item] = reader.arrays(group, [schema.item])
         found = np.union1d(found, item[item != default_item(schema, group.domain)])
     return len(found)
 
@@ -146,13 +137,13 @@ def _build(reader: Reader, groups: tuple[Group, ...], default: bool, folder: str
 
 def _collect(reader: Reader, groups: tuple[Group, ...], pairs: Ints, *, default: bool) -> tuple[Ints, int]:
     """The items that occur, and how many `user_key * rows + item` of positives were put into `pairs`."""
-    schema, types = reader.dataset.schema, reader.layout.types
+    schema = reader.dataset.schema
     item, taken = schema[schema.item], 0
     seen = np.zeros(item.rows, dtype=bool)
     names = [USER_KEY, schema.item, *schema.labels[:1]]
     for group in groups:
-        table, where = reader.table(group, names), reader.where(group)
-        user_key, item_id, *label = (plain(table, name, expected=types[name], where=where).to_numpy() for name in names)
+        user_key, item_id, *label = reader.arrays(group, names)
+        where = reader.where(group)
         check_ids(item_id, item, where)
         check_users(user_key, where, limit=np.iinfo(np.int64).max // item.rows)
         left_out = -1 if default else default_item(schema, group.domain)

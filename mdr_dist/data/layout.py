@@ -25,11 +25,12 @@ import hashlib
 import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, Field
 
 from mdr_dist import storage
 from mdr_dist.config import validated
@@ -40,6 +41,7 @@ ROW_GROUP = 65_536
 FILE_ROWS = 64 * ROW_GROUP
 SCHEMA, FILES, REPORT = "schema.json", "files.json", "report.json"
 USERS = "users.parquet"
+Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,13 @@ class Shard:
     domain: str
     split: str
     period: int
-    rows: int
-    row_groups: tuple[int, ...]
-    bytes: int
+    rows: Count
+    row_groups: tuple[Count, ...]
+    bytes: Count
+
+
+class _Index(BaseModel):
+    files: tuple[Shard, ...]
 
 
 def arrow_schema(schema: Schema, *, time: bool = False) -> pa.Schema:
@@ -200,8 +206,11 @@ def read_schema(path: str) -> Schema:
 
 def read_shards(path: str) -> tuple[Shard, ...]:
     """The index of a data set's shards, in path order."""
-    entries = storage.read_json(storage.join(path, FILES))["files"]
-    return tuple(Shard(**{**entry, "row_groups": tuple(entry["row_groups"])}) for entry in entries)
+    where = storage.join(path, FILES)
+    index = validated(_Index, storage.read_json(where), where=f"{where}: not an index of shards")
+    for shard in index.files:
+        storage.inside(path, shard.path)
+    return index.files
 
 
 def read_vocabulary(path: str, space: str) -> pa.Table:

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from mdr_dist import storage
-from mdr_dist.data.columns import Array
 from mdr_dist.data.layout import SCHEMA
+from mdr_dist.data.ragged import Array
 from mdr_dist.data.reader import Reader
 from mdr_dist.errors import UserError
 

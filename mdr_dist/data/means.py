@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mdr_dist.data.columns import check_ids, plain
-from mdr_dist.data.interactions import located, select
+from mdr_dist.data.columns import check_ids
+from mdr_dist.data.interactions import select
 from mdr_dist.data.mapped import Arrays, mapped
-from mdr_dist.data.order import Ints
+from mdr_dist.data.ragged import Ints, find
 from mdr_dist.data.reader import Group, Reader
 
 
@@ -38,19 +38,18 @@ class Means:
         """[B] the mean of items [B], as if each had `damping` more rows whose label is usual."""
         if not len(self.items):
             return np.full(len(item), self.usual)
-        number, known = located(item, self.items, starts=np.arange(len(self.items) + 1))
-        mean = (self.sums + damping * self.usual) / (self.counts + damping)
-        return np.where(known > 0, mean[np.minimum(number, len(self.items) - 1)], self.usual)
+        number, known = find(item, self.items)
+        number = np.minimum(number, len(self.items) - 1)
+        mean = (self.sums[number] + damping * self.usual) / (self.counts[number] + damping)
+        return np.where(known, mean, self.usual)
 
 
 def _build(reader: Reader, groups: tuple[Group, ...]) -> Arrays:
-    schema, types = reader.dataset.schema, reader.layout.types
+    schema = reader.dataset.schema
     sums, counts = np.zeros((2, schema[schema.item].rows))
-    names = [schema.item, schema.labels[0]]
     for group in groups:
-        table, where = reader.table(group, names), reader.where(group)
-        item, label = (plain(table, name, expected=types[name], where=where).to_numpy() for name in names)
-        check_ids(item, schema[schema.item], where)
+        item, label = reader.arrays(group, [schema.item, schema.labels[0]])
+        check_ids(item, schema[schema.item], reader.where(group))
         counts += np.bincount(item, minlength=len(counts))
         sums += np.bincount(item, weights=label, minlength=len(sums))
     items = np.flatnonzero(counts)

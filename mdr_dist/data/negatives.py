@@ -12,9 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mdr_dist.data.columns import Array
 from mdr_dist.data.interactions import Interactions, count_items
-from mdr_dist.data.order import Ints
+from mdr_dist.data.ragged import Array, Ints
 from mdr_dist.data.reader import Reader
 from mdr_dist.errors import UserError
 

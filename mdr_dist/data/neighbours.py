@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from mdr_dist.batch import Batch, Extras, Graph, Ragged
-from mdr_dist.data.interactions import Interactions, located
+from mdr_dist.data.interactions import Interactions
 from mdr_dist.data.mapped import Arrays, check_free, mapped
 from mdr_dist.data.negatives import uniforms
-from mdr_dist.data.order import Ints, seed_of
+from mdr_dist.data.order import seed_of
+from mdr_dist.data.ragged import Ints, located, nth, starts_of
 from mdr_dist.data.reader import Reader
 from mdr_dist.data.users import Users
 
@@ -80,10 +81,10 @@ class Neighbours:
         item, item_degree = located(codes[:split], self.taken.items, starts=self.starts)
         user, user_degree = located(self._key(codes[split:]), self.taken.users, starts=self.taken.starts)
         degree = np.concatenate([item_degree, user_degree])
-        node, nth = _chosen(degree, codes, most=most, seed=seed_of("neighbours", seed))
+        node, number = _chosen(degree, codes, most=most, seed=seed_of("neighbours", seed))
         first = int(np.searchsorted(node, split))  # from here on they are users' neighbours
-        takers = self.takers[self.starts[item[node[:first]]] + nth[:first]]
-        items = self.taken.items[self.taken.places(user[node[first:] - split], nth[first:])]
+        takers = self.takers[self.starts[item[node[:first]]] + number[:first]]
+        items = self.taken.items[self.taken.places(user[node[first:] - split], number[first:])]
         found = np.concatenate([self._code(self.taken.users[takers]), items])
         return found, np.bincount(node, minlength=len(codes))
 
@@ -115,7 +116,7 @@ def _graph(rows: dict[str, Ints], hops: list[Ints], near: list[tuple[Ints, Ints]
     return Graph(
         order=torch.from_numpy(order),
         sources=place(np.concatenate([found for found, _ in near])),
-        starts=torch.from_numpy(np.concatenate([[0], np.cumsum(counts)])),
+        starts=torch.from_numpy(starts_of(counts)),
         codes=torch.from_numpy(codes),
         at={name: place(own) for name, own in rows.items()},
         nodes=tuple(np.cumsum([len(hop) for hop in hops]).tolist()),
@@ -127,10 +128,10 @@ def _chosen(degree: Ints, codes: Ints, *, most: int, seed: int) -> tuple[Ints, I
     """(node, nth) of the neighbours [E] that nodes of these degrees [N] have drawn, without replacement; in order."""
     count = np.minimum(degree, most) if most else degree
     node = np.repeat(np.arange(len(degree)), count)
-    nth = np.arange(len(node)) - np.repeat(np.cumsum(count) - count, count)
+    number = nth(count)
     if (many := count < degree).any():
-        nth[many[node]] = _subsets(degree[many], uniforms(codes[many], most, seed)).T.ravel()
-    return node, nth
+        number[many[node]] = _subsets(degree[many], uniforms(codes[many], most, seed)).T.ravel()
+    return node, number
 
 
 def _subsets(size: Ints, uniform: NDArray[np.float64]) -> Ints:

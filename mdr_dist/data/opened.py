@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mdr_dist.data.columns import Array, Columns
+from mdr_dist.data.columns import Columns
 from mdr_dist.data.order import permutation
+from mdr_dist.data.ragged import Array
 
 
 class Opened:

@@ -17,11 +17,10 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mdr_dist.data.ragged import Ints
 from mdr_dist.errors import UserError
 
-Ints = NDArray[np.int64]
 MAX_STREAMS = 32  # more mix the epoch better and hold more row groups open
 
 

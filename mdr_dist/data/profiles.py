@@ -14,9 +14,9 @@ import numpy as np
 
 from mdr_dist.batch import Batch
 from mdr_dist.data.collate import Pick, collate
-from mdr_dist.data.columns import Array, Columns
+from mdr_dist.data.columns import Columns
 from mdr_dist.data.mapped import Arrays, mapped
-from mdr_dist.data.order import Ints
+from mdr_dist.data.ragged import Array, Ints, spread, starts_of
 from mdr_dist.data.reader import Group, Reader
 from mdr_dist.schema import USER_KEY
 
@@ -82,8 +82,7 @@ def take(rows: Columns, index: Ints) -> Columns:
 
 def _take_lists(values: Array, offsets: Array, index: Ints) -> tuple[Array, Array]:
     starts, lengths = offsets[index].astype(np.int64), np.diff(offsets)[index]
-    ends = np.concatenate([[0], np.cumsum(lengths)])
-    return values[np.arange(ends[-1]) + np.repeat(starts - ends[:-1], lengths)], ends
+    return values[spread(starts, lengths)], starts_of(lengths)
 
 
 def joined(parts: list[Columns]) -> Columns:
@@ -92,7 +91,7 @@ def joined(parts: list[Columns]) -> Columns:
     for name in parts[0].lists:
         lengths = np.concatenate([np.diff(part.lists[name][1]) for part in parts])
         values = np.concatenate([part.lists[name][0] for part in parts])
-        lists[name] = values, np.concatenate([[0], np.cumsum(lengths)])
+        lists[name] = values, starts_of(lengths)
     ids, floats, user_key = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "floats", "user_key")
     )

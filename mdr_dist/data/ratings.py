@@ -12,11 +12,11 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mdr_dist.data.columns import check_ids, plain
-from mdr_dist.data.interactions import default_item, located, select
+from mdr_dist.data.columns import check_ids
+from mdr_dist.data.interactions import default_item, select
 from mdr_dist.data.mapped import Arrays, check_free, mapped
 from mdr_dist.data.means import Means
-from mdr_dist.data.order import Ints
+from mdr_dist.data.ragged import Ints, located, nth
 from mdr_dist.data.reader import Group, Reader
 from mdr_dist.schema import USER_KEY
 
@@ -55,21 +55,18 @@ class Ratings:
         number, count = located(owner, self.owners, starts=self.starts)
         kept = np.minimum(count, most)
         row = np.repeat(np.arange(len(owner)), kept)
-        nth = np.arange(len(row)) - np.repeat(np.cumsum(kept) - kept, kept)
-        place = self.starts[number[row]] + nth * count[row] // kept[row]
+        place = self.starts[number[row]] + nth(kept) * count[row] // kept[row]
         return row, self.entries[place], self.rating[place]
 
 
 def _build(reader: Reader, groups: tuple[Group, ...], by: By, means: Means, folder: str) -> Arrays:
-    schema, types = reader.dataset.schema, reader.layout.types
+    schema = reader.dataset.schema
     check_free(folder, 12 * sum(group.rows for group in groups), what="a data set's ratings")
     names = [USER_KEY, schema.user, schema.item, schema.labels[0]]
     parts: list[Found] = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))]
     for group in groups:
-        table, where = reader.table(group, names), reader.where(group)
-        columns = (plain(table, name, expected=types[name], where=where).to_numpy() for name in names)
-        key, user, item, label = columns
-        check_ids(item, schema[schema.item], where)
+        key, user, item, label = reader.arrays(group, names)
+        check_ids(item, schema[schema.item], reader.where(group))
         kept = item != default_item(schema, group.domain)
         key, user, item, label = key[kept], user[kept], item[kept], label[kept]
         owner, entry = (key, item) if by == "user" else (item, user)

@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from mdr_dist import storage
-from mdr_dist.data.columns import Columns, Layout, decode
+from mdr_dist.data.columns import Columns, Layout, decode, plain
 from mdr_dist.data.layout import FILES, Shard, read_schema, read_shards
+from mdr_dist.data.ragged import Array
 from mdr_dist.errors import UserError
 from mdr_dist.schema import Schema
 
@@ -46,11 +47,7 @@ class Dataset:
     @classmethod
     def open(cls, path: str) -> Dataset:
         """The data set in a folder, local or `s3://`; a `UserError` if there is none."""
-        schema = read_schema(path)
-        try:
-            return cls(path, schema, read_shards(path))
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{storage.join(path, FILES)}: not an index of shards: {error!r}") from error
+        return cls(path, read_schema(path), read_shards(path))
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -114,6 +111,11 @@ class Reader:
                 self._check_footer(group, file.metadata)
                 # one thread: the prefetching one. Decoding outruns training many times over as it is.
                 return file.read_row_group(group.index, columns=names, use_threads=False)
+
+    def arrays(self, group: Group, names: list[str]) -> list[Array]:
+        """Some columns of a row group, each with a value in every row; none but its type is checked."""
+        table, where = self.table(group, names), self.where(group)
+        return [plain(table, name, expected=self.layout.types[name], where=where).to_numpy() for name in names]
 
     def where(self, group: Group) -> str:
         """A row group as messages name it."""

@@ -16,8 +16,9 @@ import numpy as np
 from mdr_dist.data.columns import Columns
 from mdr_dist.data.mapped import Arrays, mapped
 from mdr_dist.data.negatives import uniforms
-from mdr_dist.data.order import Ints, seed_of
+from mdr_dist.data.order import seed_of
 from mdr_dist.data.profiles import joined, take
+from mdr_dist.data.ragged import Ints
 from mdr_dist.data.reader import NOWHERE, Group, Reader
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mdr_dist.data.interactions import located, select
+from mdr_dist.data.interactions import select
 from mdr_dist.data.mapped import Arrays, mapped
 from mdr_dist.data.negatives import uniforms
-from mdr_dist.data.order import Ints, seed_of
+from mdr_dist.data.order import seed_of
+from mdr_dist.data.ragged import Ints, find, starts_of
 from mdr_dist.data.reader import Group, Reader
-from mdr_dist.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class Reviews:
     @classmethod
     def open(cls, reader: Reader, *, domain: int, period: int | None = None) -> Reviews:
         """Those of the training split, up to a period if one is given. Built once for all workers of a machine."""
-        groups, name = select(reader, (domain,), split="train", period=period, upto=True), text_of(reader)
+        groups = select(reader, (domain,), split="train", period=period, upto=True)
+        text = reader.dataset.schema.text.name
         found = mapped(
-            reader, "reviews", key=(domain, period), build=lambda folder: _build(reader, groups, name, folder)
+            reader, "reviews", key=(domain, period), build=lambda folder: _build(reader, groups, text, folder)
         )
         user, item, rating, starts = (np.asarray(found[name]) for name in ("user", "item", "rating", "starts"))
         return cls(user, item, rating, found["words"][: starts[-1]], starts)
@@ -55,8 +56,8 @@ class Reviews:
         found = np.full(len(self.user), -1, dtype=np.int64)
         for step in np.array([0, 1, -1], dtype=np.float32):
             of, wanted = _beside(np.flatnonzero(found < 0), levels, level, step=step)
-            number, there = located(self.item[of] * len(levels) + wanted, cells, starts=np.arange(len(cells) + 1))
-            of, number = of[there > 0], number[there > 0]
+            number, there = find(self.item[of] * len(levels) + wanted, cells)
+            of, number = of[there], number[there]
             own = number * len(users) + user[of]
             bounds = [number * len(users), own, own + 1, (number + 1) * len(users)]
             first, before, after, last = np.searchsorted(key[order], bounds)
@@ -70,18 +71,8 @@ class Reviews:
 def _beside(of: Ints, levels: NDArray[np.float32], level: Ints, *, step: np.float32) -> tuple[Ints, Ints]:
     """Those of the reviews `of` [N] for which there is a rating higher by `step`, and its number in `levels`."""
     wanted = levels[level[of]] + step
-    at, there = located(wanted, levels, starts=np.arange(len(levels) + 1))
-    return of[there > 0], at[there > 0]
-
-
-def text_of(reader: Reader) -> str:
-    """The name of the data set's text; a `UserError` if it has none."""
-    texts = reader.dataset.schema.of_kind("text")
-    if not texts:
-        raise UserError(
-            f"data set {reader.dataset.path} has no text, which the method reads: its recipe needs a text feature"
-        )
-    return texts[0].name
+    at, there = find(wanted, levels)
+    return of[there], at[there]
 
 
 def _build(reader: Reader, groups: tuple[Group, ...], text: str, folder: str) -> Arrays:
@@ -99,7 +90,7 @@ def _build(reader: Reader, groups: tuple[Group, ...], text: str, folder: str) ->
             parts["rating"].append(rows.floats[:, layout.floats[schema.labels[0]].start])
             parts["lengths"].append(np.diff(starts).astype(np.int64))
     whole = {name: np.concatenate(arrays or [np.zeros(0, np.int64)]) for name, arrays in parts.items()}
-    starts = np.concatenate([[0], np.cumsum(whole.pop("lengths"))])
+    starts = starts_of(whole.pop("lengths"))
     size = os.path.getsize(f"{folder}/words") // 4
     words = np.lib.format.open_memmap(f"{folder}/words.npy", mode="w+", dtype=np.int32, shape=(max(size, 1),))
     if size:

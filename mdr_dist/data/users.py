@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mdr_dist.data.columns import Array, Columns, Layout, plain
+from mdr_dist.data.columns import Columns, Layout
 from mdr_dist.data.interactions import select
 from mdr_dist.data.layout import ROW_GROUP
 from mdr_dist.data.mapped import Arrays, mapped
-from mdr_dist.data.order import Ints
+from mdr_dist.data.ragged import Array, Ints
 from mdr_dist.data.reader import NOWHERE, Group, Reader
 from mdr_dist.schema import USER_KEY
 
@@ -100,12 +100,11 @@ def _build(reader: Reader, split: str, period: int | None, domains: tuple[int, .
 
 def _of_domain(reader: Reader, split: str, *, domain: int, period: int | None) -> tuple[Ints, Ints]:
     """The users of a domain and their ids; a portion of the rows at a time, so that memory holds users, not rows."""
-    schema, types = reader.dataset.schema, reader.layout.types
+    schema = reader.dataset.schema
     names = [USER_KEY, schema.user, *schema.labels[:1]]
     parts, waiting = [(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))], 0
     for group in select(reader, (domain,), split=split, period=period, upto=True):
-        table, where = reader.table(group, names), reader.where(group)
-        key, user, *label = (plain(table, name, expected=types[name], where=where).to_numpy() for name in names)
+        key, user, *label = reader.arrays(group, names)
         positive = label[0] > 0.5 if label else slice(None)
         parts.append((key[positive], user[positive].astype(np.int64)))
         waiting += group.rows

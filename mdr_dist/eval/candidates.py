@@ -19,8 +19,9 @@ import numpy as np
 from mdr_dist.batch import Batch
 from mdr_dist.config import EvalConfig
 from mdr_dist.data.interactions import Interactions, count_items, select
-from mdr_dist.data.order import Ints, permutation
+from mdr_dist.data.order import permutation
 from mdr_dist.data.profiles import Profiles
+from mdr_dist.data.ragged import Ints
 from mdr_dist.data.source import Source
 from mdr_dist.errors import UserError
 from mdr_dist.schema import USER_KEY

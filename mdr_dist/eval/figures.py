@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdr_dist import storage
-from mdr_dist.data.order import Ints
+from mdr_dist.data.ragged import Ints
 from mdr_dist.eval.metrics import macro, mean
 from mdr_dist.eval.ties import Floats, expected_at_random
 

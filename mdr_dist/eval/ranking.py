@@ -24,8 +24,9 @@ from torch import Tensor
 
 from mdr_dist.batch import Batch, world_size
 from mdr_dist.config import EvalConfig
-from mdr_dist.data.order import Ints, seed_of
+from mdr_dist.data.order import seed_of
 from mdr_dist.data.profiles import Profiles
+from mdr_dist.data.ragged import Ints
 from mdr_dist.data.source import Source
 from mdr_dist.eval.candidates import Asked, Candidates
 from mdr_dist.eval.figures import UserFigures, summary

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mdr_dist.data.negatives import uniforms
-from mdr_dist.data.order import Ints
+from mdr_dist.data.ragged import Ints
 from mdr_dist.eval.candidates import Asked
 
 TRUTHS = 256  # whose candidates are in memory at once

@@ -21,8 +21,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mdr_dist.batch import Batch, Extras
-from mdr_dist.methods.retrieve import NEGATIVE, RetrieveConfig, user_table
+from mdr_dist.methods.retrieve import NEGATIVE, RetrieveConfig, all_items, all_users
 from mdr_dist.nn import loss
+from mdr_dist.nn.dropout import kept
 from mdr_dist.nn.graph import BiInteraction
 from mdr_dist.nn.mlp import linear
 from mdr_dist.schema import Schema
@@ -66,9 +67,7 @@ class Factors(nn.Module):
 
     def tables(self) -> tuple[TableSpec, TableSpec]:
         """`user` and `item`."""
-        users = replace(user_table(self.schema, self.config, 0), name="user")
-        features = (self.schema.item, NEGATIVE)
-        return users, replace(users, name="item", rows=self.schema[self.schema.item].rows, features=features)
+        return all_users(self.schema, self.config), all_items(self.schema, self.config, (self.schema.item, NEGATIVE))
 
     def vectors(self, rows: Rows, batch: Batch, features: tuple[str, ...]) -> list[Tensor]:
         """[B, O] of each feature, the user's or one of items: what is ranked and trained."""
@@ -154,9 +153,7 @@ class AutoEncoder(nn.Module):
     def user_vector(self, rows: Rows, batch: Batch) -> Tensor:
         """[B, D] the decoder's input; it depends on the user's history alone."""
         h_BD = torch.tanh(rows["encoder.history"])
-        if self.training and self.config.dropout:
-            kept_BD = batch.uniform(self.config.dim) >= self.config.dropout
-            h_BD = h_BD * kept_BD / (1 - self.config.dropout)
+        h_BD = h_BD * kept(batch, self.config.dim, rate=self.config.dropout, training=self.training)
         for number, layer in enumerate(self.layers):
             h_BD = layer(torch.tanh(h_BD) if number else h_BD)
         return h_BD

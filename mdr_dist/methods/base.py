@@ -18,7 +18,7 @@ from mdr_dist.stage import Losses, Rows, Stage, TableSpec
 class MethodConfig(BaseModel):
     """A method's settings: frozen, unknown keys refused. Each field states its unit and its default's source."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Method(nn.Module):

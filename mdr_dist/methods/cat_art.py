@@ -29,6 +29,7 @@ from mdr_dist.batch import Batch, Extras, world_size
 from mdr_dist.methods.retrieve import RetrieveConfig, RetrieveMethod
 from mdr_dist.nn import loss
 from mdr_dist.nn.autoencoder import BlockAutoEncoder
+from mdr_dist.nn.dropout import kept
 from mdr_dist.nn.mlp import linear
 from mdr_dist.rule import Sum
 from mdr_dist.schema import Schema
@@ -97,9 +98,7 @@ class Transfer(nn.Module):
         adapted_BSD = torch.stack(adapted, dim=1)
         scale = self.config.dim**-0.5
         weight_BS = (self.key(adapted_BSD) @ self.query(own_BD)[:, :, None]).squeeze(2).mul(scale).softmax(dim=1)
-        if self.training and self.config.dropout:  # drawn a row, so that it does not depend on the number of processes
-            kept_BS = batch.uniform(len(self.sources)) >= self.config.dropout
-            weight_BS = weight_BS * kept_BS / (1 - self.config.dropout)
+        weight_BS = weight_BS * kept(batch, len(self.sources), rate=self.config.dropout, training=self.training)
         return self.out((weight_BS[:, None] @ self.value(adapted_BSD)).squeeze(1))
 
 

@@ -29,8 +29,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mdr_dist.batch import Batch, Documents, Ragged
-from mdr_dist.methods.text import TextConfig, TextMethod
+from mdr_dist.batch import Batch, Ragged
+from mdr_dist.methods.text import TextConfig, TextMethod, documents_of
+from mdr_dist.nn.dropout import kept
 from mdr_dist.nn.mlp import linear, start
 from mdr_dist.nn.text import Convolution, chosen, softmax, sums
 from mdr_dist.schema import Schema
@@ -103,13 +104,13 @@ class CATN(TextMethod):
         if config.auxiliary != "none":
             self.fuse_gate, self.fuse_all = (linear(2 * config.dim, config.dim) for _ in range(2))
 
-    def read(self, kind: str, rows: Rows, batch: Batch) -> Tensor:
-        """[B, M, K] the aspects of each row's document of a kind, each document read once.
+    def read(self, kind: str, x_WD: Tensor, batch: Batch) -> Tensor:
+        """[B, M, K] the aspects of each row's document of a kind, each document read once; `x` are the words'.
 
         A user's is read as the domain's whose rating is predicted, but attended to by the aspects of its own.
         """
-        documents = _documents(batch)
-        x_WD, at_B = self.word_vectors(rows, batch), documents.at[kind]
+        documents = documents_of(batch)
+        at_B = documents.at[kind]
         attended_B = batch.domain if kind == "item" else documents.other
         found = x_WD.new_zeros(len(batch), self.config.aspects, self.config.dim)
         for domain in batch.domain.unique().tolist():
@@ -120,14 +121,14 @@ class CATN(TextMethod):
             found = found.index_copy(0, row, read[place])
         return found
 
-    def user_aspects(self, rows: Rows, batch: Batch, kept_B2MK: Tensor) -> Tensor:
+    def user_aspects(self, x_WD: Tensor, batch: Batch, *, kept_B2MK: Tensor) -> Tensor:
         """[B, M, K] of each row's user, like-minded users' fused in; multiplied by dropout's factors."""
-        own_BMK = self.read("other", rows, batch) * kept_B2MK[:, 0]
+        own_BMK = self.read("other", x_WD, batch) * kept_B2MK[:, 0]
         if self.config.auxiliary == "none":
             return own_BMK
         if self.config.auxiliary == "empty":
             return self.fuse(own_BMK, torch.zeros_like(own_BMK))
-        return self.fuse(own_BMK, self.read("auxiliary", rows, batch) * kept_B2MK[:, 1])
+        return self.fuse(own_BMK, self.read("auxiliary", x_WD, batch) * kept_B2MK[:, 1])
 
     def fuse(self, own_BMK: Tensor, others_BMK: Tensor) -> Tensor:
         """[B, M, K] a user's aspects with what like-minded users' tell of them."""
@@ -136,13 +137,14 @@ class CATN(TextMethod):
 
     def score(self, rows: Rows, batch: Batch) -> Tensor:
         """[B] the rating."""
-        kept_B3MK = self.kept(batch, 3, self.config.aspects, self.config.dim, dropout=self.config.dropout)
-        user_BMK = self.user_aspects(rows, batch, kept_B3MK[:, :2])
-        item_BMK = self.read("item", rows, batch) * kept_B3MK[:, 2]
+        x_WD, shape = self.word_vectors(rows, batch), (3, self.config.aspects, self.config.dim)
+        kept_B3MK = kept(batch, *shape, rate=self.config.dropout, training=self.training)
+        user_BMK = self.user_aspects(x_WD, batch, kept_B2MK=kept_B3MK[:, :2])
+        item_BMK = self.read("item", x_WD, batch) * kept_B3MK[:, 2]
         # the one matrix serves both directions, transposed in the flow to the target
         to_target = (batch.domain == self.target)[:, None, None]
         similar_BKK = torch.where(to_target, self.similar.T, self.similar)
-        wanted_BMK, there_BMK = self.aspects[_documents(batch).other], self.aspects[batch.domain]
+        wanted_BMK, there_BMK = self.aspects[documents_of(batch).other], self.aspects[batch.domain]
         correlated_BMM = functional.leaky_relu(wanted_BMK @ similar_BKK @ there_BMK.mT, SLOPE)
         alike_BMM = user_BMK @ similar_BKK @ item_BMK.mT
         return (correlated_BMM * alike_BMM).mean((1, 2)) + self.biases(rows, batch)
@@ -151,9 +153,3 @@ class CATN(TextMethod):
         """Both flows, by turns."""
         data = Slice(mix="alternate", users="common")
         return (Stage(name="flows", loss=self.losses, data=data, update=self.rule(), until=self.until),)
-
-
-def _documents(batch: Batch) -> Documents:
-    if batch.documents is None:
-        raise ValueError("the batch brings no documents; its source was not made with the method's extras")
-    return batch.documents

@@ -7,6 +7,7 @@ Shape letters: B rows, D width, K domains.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -123,6 +124,17 @@ def user_table(schema: Schema, config: Embeddings, domain: int) -> TableSpec:
     feature = schema[schema.user]
     init = Init("normal", config.init_std)
     return TableSpec(name=f"user/{domain}", rows=feature.rows, dim=config.dim, features=(feature.name,), init=init)
+
+
+def all_users(schema: Schema, config: Embeddings) -> TableSpec:
+    """`user`: one table of all users, for all domains."""
+    return replace(user_table(schema, config, 0), name="user")
+
+
+def all_items(schema: Schema, config: Embeddings, features: tuple[str, ...]) -> TableSpec:
+    """`item`: one table of all domains' items, which these features look up in."""
+    rows = schema[schema.item].rows
+    return replace(all_users(schema, config), name="item", rows=rows, features=features)
 
 
 def item_table(schema: Schema, config: Embeddings, domain: int) -> TableSpec:

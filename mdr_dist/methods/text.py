@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
-from mdr_dist.batch import Batch
-from mdr_dist.errors import UserError
+from mdr_dist.batch import Batch, Documents
 from mdr_dist.methods.rate import RateConfig, RateMethod
 from mdr_dist.rule import Sum
 from mdr_dist.schema import Feature, Schema
@@ -46,7 +46,7 @@ class TextMethod(RateMethod):
     def __init__(self, config: TextConfig, schema: Schema) -> None:
         super().__init__(config, schema)
         self.config = config
-        self.text = text_of(schema)
+        self.text = schema.text
         self.words: Tensor | None = None
         if self.text.rows <= config.dense_words:
             self.words = nn.Parameter(torch.empty(self.text.rows, config.word_dim).normal_(0, config.word_std))
@@ -55,11 +55,7 @@ class TextMethod(RateMethod):
         """The biases' and, of many words, `words`."""
         if self.words is not None:
             return self.bias_tables()
-        init = Init("normal", self.config.word_std)
-        words = TableSpec(
-            name=WORDS, rows=self.text.rows, dim=self.config.word_dim, features=(WORDS,), pool="none", init=init
-        )
-        return (*self.bias_tables(), words)
+        return (*self.bias_tables(), words_table(self.text, dim=self.config.word_dim, std=self.config.word_std))
 
     def pretrained(self) -> dict[str, str]:
         """The words start from the vectors that the data set may bring."""
@@ -67,13 +63,9 @@ class TextMethod(RateMethod):
 
     def word_vectors(self, rows: Rows, batch: Batch) -> Tensor:
         """[W, D] of the list feature `words`, in which documents are places."""
-        return rows[f"{WORDS}.{WORDS}"] if self.words is None else self.words[batch.lists[WORDS].values]
-
-    def kept(self, batch: Batch, *shape: int, dropout: float) -> Tensor:
-        """[B, *shape] dropout's factors: 0 at this rate in training, else so that the mean is 1; a row's own."""
-        if not self.training or not dropout:
-            return batch.weight.new_ones(len(batch), *shape)
-        return (batch.uniform(*shape) >= dropout) / (1 - dropout)
+        if self.words is None:
+            return rows[f"{WORDS}.{WORDS}"]
+        return functional.embedding(batch.lists[WORDS].values, self.words)
 
     def losses(self, rows: Rows, batch: Batch) -> Losses:
         """`square` and, where it has a weight, `l2`."""
@@ -88,8 +80,13 @@ class TextMethod(RateMethod):
         return Sum({"l2": self.config.l2} if self.config.l2 else {})
 
 
-def text_of(schema: Schema) -> Feature:
-    """The data set's text; a `UserError` if it has none."""
-    if texts := schema.of_kind("text"):
-        return texts[0]
-    raise UserError(f"data set {schema.name} has no text, which the method reads: its recipe needs a text feature")
+def words_table(text: Feature, *, dim: int, std: float) -> TableSpec:
+    """A table of words' vectors, which start by a normal law of deviation `std`."""
+    return TableSpec(name=WORDS, rows=text.rows, dim=dim, features=(WORDS,), pool="none", init=Init("normal", std))
+
+
+def documents_of(batch: Batch) -> Documents:
+    """The batch's documents."""
+    if batch.documents is None:
+        raise ValueError("the batch brings no documents; its source was not made with the method's extras")
+    return batch.documents

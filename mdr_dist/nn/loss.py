@@ -64,10 +64,9 @@ def multinomial(logit_BN: Tensor, batch: Batch) -> Tensor:
     The logits are of the items of the list `catalogue`, of which the list `taken` names each row's.
     """
     catalogue, taken = batch.lists["catalogue"].values, batch.lists["taken"]
-    row = torch.repeat_interleave(torch.arange(len(batch), device=catalogue.device), taken.lengths)
     place = torch.searchsorted(catalogue, taken.values).clamp(max=max(len(catalogue) - 1, 0))
     there = catalogue[place] == taken.values  # those that a sample left out are nowhere
-    row, place = row[there], place[there]
+    row, place = taken.row[there], place[there]
     found = logit_BN.log_softmax(1)[row, place]
     return -(found * batch.weight[row]).sum() * (world_size() / max(batch.count, 1))
 

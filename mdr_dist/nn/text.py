@@ -14,16 +14,10 @@ from mdr_dist.batch import Ragged
 from mdr_dist.nn.mlp import start
 
 
-def owner(words: Ragged) -> Tensor:
-    """[T] the number of the document that each word stands in."""
-    numbers = torch.arange(len(words.lengths), device=words.values.device)
-    return numbers.repeat_interleave(words.lengths, output_size=len(words.values))
-
-
 def chosen(words: Ragged, document: Tensor) -> Ragged:
     """The lists of documents [N'], in that order."""
     lengths = words.lengths[document]
-    first = (words.lengths.cumsum(0) - words.lengths)[document] - (lengths.cumsum(0) - lengths)
+    first = words.starts[document] - (lengths.cumsum(0) - lengths)
     total = int(lengths.sum())
     place = torch.arange(total, device=lengths.device) + first.repeat_interleave(lengths, output_size=total)
     return Ragged(words.values[place], lengths)
@@ -31,13 +25,12 @@ def chosen(words: Ragged, document: Tensor) -> Ragged:
 
 def windows(words: Ragged, size: int, *, outside: int) -> Tensor:
     """[T, C] the values around each word, itself in the middle; `outside` beyond the ends of its document."""
-    lengths = words.lengths
-    of = owner(words)
-    nth = torch.arange(len(of), device=of.device) - (lengths.cumsum(0) - lengths)[of]
-    offset = torch.arange(size, device=of.device) - size // 2
-    inside = (nth[:, None] + offset >= 0) & (nth[:, None] + offset < lengths[of][:, None])
-    place = (torch.arange(len(of), device=of.device)[:, None] + offset).clamp(0, max(len(of) - 1, 0))
-    return torch.where(inside, words.values[place], outside) if len(of) else place
+    total, device = len(words.values), words.values.device
+    offset = torch.arange(size, device=device) - size // 2
+    nth = words.nth[:, None] + offset
+    inside = (nth >= 0) & (nth < words.lengths[words.row][:, None])
+    place = (torch.arange(total, device=device)[:, None] + offset).clamp(0, max(total - 1, 0))
+    return torch.where(inside, words.values[place], outside) if total else place
 
 
 def windowed(tap_WCX: Tensor, words: Ragged) -> Tensor:
@@ -70,7 +63,7 @@ class Convolution(nn.Module):
 
 def softmax(logit_TM: Tensor, words: Ragged) -> Tensor:
     """[T, M] a softmax over the words of each document."""
-    of = owner(words)
+    of = words.row
     largest = torch.segment_reduce(logit_TM.detach(), "max", lengths=words.lengths, axis=0)
     weight_TM = (logit_TM - largest[of]).exp()
     return weight_TM / torch.segment_reduce(weight_TM, "sum", lengths=words.lengths, axis=0)[of]
@@ -81,9 +74,8 @@ def largest(x_WX: Tensor, words: Ragged) -> Tensor:
 
     Vectors of all T words are never made.
     """
-    starts = words.lengths.cumsum(0) - words.lengths
     # not by segment_reduce, whose gradient is wrong where a document has its largest twice
-    return functional.embedding_bag(words.values, x_WX, starts, mode="max")
+    return functional.embedding_bag(words.values, x_WX, words.starts, mode="max")
 
 
 def sums(x_T: Tensor, words: Ragged) -> Tensor:

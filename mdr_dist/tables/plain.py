@@ -66,8 +66,7 @@ class PlainTables(nn.Module):
             return functional.embedding(ids, weight)
         if spec.pool == "none":
             return functional.embedding(ids.values, weight)
-        offsets = ids.lengths.cumsum(0) - ids.lengths
-        return functional.embedding_bag(ids.values, weight, offsets, mode=spec.pool)
+        return functional.embedding_bag(ids.values, weight, ids.starts, mode=spec.pool)
 
     def start_stage(self, stage: Stage) -> None:
         """Only the tables that the stage trains move from now on, and only those that it reads are looked up."""

@@ -7,7 +7,6 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadPlan
@@ -15,6 +14,7 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from mdr_dist.stage import TableSpec
+from mdr_dist.tables.saved import SavedTables
 
 
 def read_table(folder: str, spec: TableSpec, *, row_start: int = 0, row_end: int | None = None) -> Tensor:
@@ -26,7 +26,7 @@ def read_table(folder: str, spec: TableSpec, *, row_start: int = 0, row_end: int
     name = f"{spec.name}/weight"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        load({name: rows}, storage_reader=FsspecReader(folder), planner=_Rows(name, rows, row_start), no_dist=True)
+        load({name: rows}, storage_reader=SavedTables(folder), planner=_Rows(name, rows, row_start), no_dist=True)
     return rows
 
 

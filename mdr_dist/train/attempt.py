@@ -30,6 +30,7 @@ def open_run(job: Job, runs: str) -> str:
     stay done, and a run that was finished goes on with those added.
     """
     run, written = storage.join(runs, job.name), job_file(job)
+    storage.check_folder(runs)
     path = storage.join(run, JOB)
     if storage.exists(path):
         before, now = _leaves(load(Job, path).model_dump(mode="json")), _leaves(job.model_dump(mode="json"))

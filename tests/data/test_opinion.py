@@ -16,22 +16,12 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.linear_model import Ridge
 
 from mdr_dist.data.layout import read_schema
-from mdr_dist.data.synthetic import ReviewConfig, configure, synthesize
+from mdr_dist.data.synthetic import configure, synthesize
 from mdr_dist.data.synthetic.opinion import DomainOpinion, Opinions, Words
 from mdr_dist.storage import read_json
-from support.reviewed import Array, column, read
+from support.reviewed import Array, column, config, make, read
 
-SMALL: dict[str, Any] = {"domains": ("a", "b"), "users": 200, "items": (100, 80), "interactions": (1600, 1200)}
 SPLITS = ("train", "val", "test")
-
-
-def config(**settings: Any) -> ReviewConfig:
-    return ReviewConfig(**{**SMALL, **settings})
-
-
-def make(folder: Path, **settings: Any) -> tuple[str, dict[str, Any]]:
-    out = str(folder / "made")
-    return out, synthesize(out, config(**settings))
 
 
 def by_hand(opinion: DomainOpinion, user: int, item: int) -> float:

@@ -6,7 +6,6 @@ import filecmp
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,23 +13,13 @@ import pytest
 
 from mdr_dist.data.inspect import inspect
 from mdr_dist.data.layout import read_schema
-from mdr_dist.data.synthetic import ReviewConfig, choice, configure, reviewing, synthesize
+from mdr_dist.data.synthetic import choice, configure, reviewing
 from mdr_dist.errors import UserError
 from mdr_dist.storage import read_json
 from support.command import mdr
-from support.reviewed import column, read
+from support.reviewed import column, make, read
 
-SMALL: dict[str, Any] = {"domains": ("a", "b"), "users": 200, "items": (100, 80), "interactions": (1600, 1200)}
 SPLITS = ("train", "val", "test")
-
-
-def config(**settings: Any) -> ReviewConfig:
-    return ReviewConfig(**{**SMALL, **settings})
-
-
-def make(folder: Path, **settings: Any) -> tuple[str, dict[str, Any]]:
-    out = str(folder / "made")
-    return out, synthesize(out, config(**settings))
 
 
 def users(out: str, domain: str, split: str) -> set[int]:

@@ -14,7 +14,7 @@ from scipy import stats
 from mdr_dist.data import reviews as module
 from mdr_dist.data.negatives import uniforms
 from mdr_dist.data.reader import Reader
-from mdr_dist.data.reviews import Reviews, text_of
+from mdr_dist.data.reviews import Reviews
 from mdr_dist.errors import UserError
 from support.documents import Log, rated
 
@@ -124,9 +124,9 @@ def test_what_is_drawn_is_drawn_again_and_differs_by_review() -> None:
 
 def test_a_data_set_without_text(tiny: Make) -> None:
     data = tiny(SIZES)
-    assert text_of(Reader(data.dataset)) == "words"
+    assert data.dataset.schema.text.name == "words"
     features = tuple(feature for feature in data.dataset.schema.features if feature.kind != "text")
     schema = data.dataset.schema.model_copy(update={"features": features})
     again = data.write(schema, {key: table.drop(["words"]) for key, table in data.tables.items()})
-    with pytest.raises(UserError, match=rf"{again.path} has no text, .* its recipe needs a text feature"):
-        text_of(Reader(again.dataset))
+    with pytest.raises(UserError, match=r"data set tiny has no text, .* its recipe needs a text feature"):
+        Reviews.open(Reader(again.dataset), domain=0)

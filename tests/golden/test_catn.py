@@ -107,14 +107,3 @@ def test_a_batch_of_one_domain_scores_as_in_a_mixed_one() -> None:
     )
     own = {name: values[row] if name.endswith(("user", "item")) else values for name, values in rows.items()}
     torch.testing.assert_close(model.score(own, part), model.score(rows, batch)[row], rtol=1e-12, atol=0)
-
-
-def test_dropout_is_a_row_s_own_and_keeps_the_mean() -> None:
-    batch, _ = text_batch(SIZE)
-    model = build({**SETTINGS, "dropout": 0.5}, schema=SCHEMA)
-    factors = model.kept(batch, 200, dropout=0.5)
-    assert set(factors.unique().tolist()) == {0.0, 2.0} and 0.9 < float(factors.mean()) < 1.1
-    later = replace(batch, position=batch.position.flip(0))
-    assert torch.equal(model.kept(later, 200, dropout=0.5).flip(0), factors)
-    model.eval()
-    assert torch.equal(model.kept(batch, 200, dropout=0.5), torch.ones_like(factors))

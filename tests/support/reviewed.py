@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,20 @@ CONFIG = ReviewConfig(
     fillers=10,
     words=3,
 )
+
+
+SMALL: dict[str, Any] = {"domains": ("a", "b"), "users": 200, "items": (100, 80), "interactions": (1600, 1200)}
+
+
+def config(**settings: Any) -> ReviewConfig:
+    """Some 2800 ratings in two domains, settings laid over."""
+    return ReviewConfig(**{**SMALL, **settings})
+
+
+def make(folder: Path, **settings: Any) -> tuple[str, dict[str, Any]]:
+    """The data set of `config(…)`: its path and what was made."""
+    out = str(folder / "made")
+    return out, synthesize(out, config(**settings))
 
 
 def write_reviews(path: str) -> str:

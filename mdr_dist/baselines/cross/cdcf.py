@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mdr_dist.baselines.cross.elsewhere import HISTORY, elsewhere, mean_by_row
 from mdr_dist.batch import Batch, Extras
-from mdr_dist.methods.retrieve import NEGATIVE, RetrieveConfig, RetrieveMethod, user_table
+from mdr_dist.methods.retrieve import NEGATIVE, RetrieveConfig, RetrieveMethod, all_items, all_users
 from mdr_dist.nn import loss
 from mdr_dist.rule import Sum
 from mdr_dist.stage import Init, Losses, Rows, Slice, Stage, TableSpec
@@ -42,12 +42,10 @@ class CDCF(RetrieveMethod):
 
     def tables(self) -> tuple[TableSpec, ...]:
         """`user`, `item`, in which histories look up too, and the items' `bias`."""
-        feature = self.schema[self.schema.item]
-        users = replace(user_table(self.schema, self.config, 0), name="user")
-        asked = (feature.name, NEGATIVE)
-        items = replace(users, name="item", rows=feature.rows, features=(*asked, HISTORY), pool="none")
+        asked = (self.schema.item, NEGATIVE)
+        items = replace(all_items(self.schema, self.config, (*asked, HISTORY)), pool="none")
         bias = replace(items, name="bias", dim=1, features=asked, pool="sum", init=Init("constant", 0.0))
-        return users, items, bias
+        return all_users(self.schema, self.config), items, bias
 
     def user_vector(self, rows: Rows, batch: Batch) -> Tensor:
         """[B, D + 1] the user and the mean of the user's other items, and 1 for the bias."""

@@ -13,15 +13,13 @@ Shape letters: B rows, D width, S shared and P own columns (S + P = D).
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from mdr_dist.batch import Batch
 from mdr_dist.errors import UserError
-from mdr_dist.methods.retrieve import NEGATIVE, RetrieveConfig, RetrieveMethod, item_table, user_table
+from mdr_dist.methods.retrieve import NEGATIVE, RetrieveConfig, RetrieveMethod, all_users, item_table
 from mdr_dist.nn import loss
 from mdr_dist.nn.domain import DomainGroups, DomainMLP
 from mdr_dist.nn.mlp import linear
@@ -56,8 +54,7 @@ class CLFM(RetrieveMethod):
 
     def tables(self) -> tuple[TableSpec, ...]:
         """`user`, and an item table a domain."""
-        users = replace(user_table(self.schema, self.config, 0), name="user")
-        return (users, *(item_table(self.schema, self.config, k) for k in self.domains))
+        return (all_users(self.schema, self.config), *(item_table(self.schema, self.config, k) for k in self.domains))
 
     def user_vector(self, rows: Rows, batch: Batch) -> Tensor:
         """[B, D] the user through the shared pattern, and through that of the row's domain."""

@@ -35,7 +35,7 @@ from torch.nn import functional
 from mdr_dist.baselines.cross.elsewhere import HISTORY, elsewhere, mean_by_row
 from mdr_dist.batch import Batch, Extras
 from mdr_dist.errors import UserError
-from mdr_dist.methods.retrieve import RetrieveConfig, RetrieveMethod, user_table
+from mdr_dist.methods.retrieve import RetrieveConfig, RetrieveMethod, all_items, all_users
 from mdr_dist.nn import loss
 from mdr_dist.nn.domain import DomainGroups, DomainMLP
 from mdr_dist.nn.experts import StackedLinear
@@ -92,10 +92,9 @@ class CoNet(RetrieveMethod):
 
     def tables(self) -> tuple[TableSpec, ...]:
         """`user`, and `item`, in which all domains' items and histories look up."""
-        feature = self.schema[self.schema.item]
-        users = replace(user_table(self.schema, self.config, 0), name="user")
-        names = (feature.name, *self.negatives, HISTORY)
-        return users, replace(users, name="item", rows=feature.rows, features=names, pool="none")
+        names = (self.schema.item, *self.negatives, HISTORY)
+        items = replace(all_items(self.schema, self.config, names), pool="none")
+        return all_users(self.schema, self.config), items
 
     def own_item(self, rows: Rows, batch: Batch, feature: str) -> Tensor:  # noqa: ARG002 its id tells the domain
         """[B, D] an item's row."""

@@ -20,8 +20,7 @@ def elsewhere(batch: Batch, schema: Schema) -> tuple[Tensor, Tensor, Tensor]:
     Where domains share items, which then tell no domain, it is all but the row's own, as if of the row's domain.
     """
     taken, starts = batch.lists[HISTORY], schema[schema.item].starts
-    item_T, device = taken.values, taken.values.device
-    row_T = torch.repeat_interleave(torch.arange(len(batch), device=device), taken.lengths)
+    item_T, row_T, device = taken.values, taken.row, taken.values.device
     own_T = domain_T = batch.domain[row_T]
     if starts:
         domain_T = torch.bucketize(item_T, torch.tensor(starts, device=device), right=True) - 1

@@ -22,6 +22,7 @@ from torch.nn import functional
 from mdr_dist.baselines.sequence.history import HistoryConfig, HistoryMethod
 from mdr_dist.batch import Batch
 from mdr_dist.nn import loss
+from mdr_dist.nn.dropout import kept
 from mdr_dist.nn.mlp import linear, start
 from mdr_dist.schema import Schema
 from mdr_dist.stage import Losses, Rows, TableSpec
@@ -76,9 +77,7 @@ class Caser(HistoryMethod):
         x_BDL = self._read(rows, batch).transpose(1, 2)
         found = [torch.relu(filters(x_BDL)).amax(2) for filters in self.across]
         found_BF = torch.cat([*found, self.down(x_BDL).flatten(1)], dim=1)
-        if self.training and self.config.dropout:  # drawn a row, so that it does not depend on the number of processes
-            kept_BF = batch.uniform(found_BF.shape[1]) >= self.config.dropout
-            found_BF = found_BF * kept_BF / (1 - self.config.dropout)
+        found_BF = found_BF * kept(batch, found_BF.shape[1], rate=self.config.dropout, training=self.training)
         return torch.cat([torch.relu(self.join(found_BF)), rows[f"user.{self.schema.user}"]], dim=1)
 
     def losses(self, rows: Rows, batch: Batch) -> Losses:

@@ -24,7 +24,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mdr_dist.batch import Batch, Extras
-from mdr_dist.methods.text import TextConfig, TextMethod
+from mdr_dist.methods.text import TextConfig, TextMethod, documents_of
+from mdr_dist.nn.dropout import kept
 from mdr_dist.nn.mlp import start
 from mdr_dist.nn.text import softmax, sums, windowed
 from mdr_dist.schema import Schema
@@ -70,9 +71,7 @@ class ANR(TextMethod):
 
     def read(self, rows: Rows, batch: Batch) -> Tensor:
         """[N, A, H] the aspects of all documents; 0 of one without words."""
-        if batch.documents is None:
-            raise ValueError("the batch brings no documents; its source was not made with the method's extras")
-        words = batch.documents.words
+        words = documents_of(batch).words
         own_WAH = (self.word_vectors(rows, batch) @ self.project.T).unflatten(1, self.attend.shape[::2])
         tap_WCA = torch.einsum("wah,ach->wca", own_WAH, self.attend)
         beta_TA = softmax(windowed(tap_WCA, words), words)
@@ -88,8 +87,8 @@ class ANR(TextMethod):
 
     def score(self, rows: Rows, batch: Batch) -> Tensor:
         """[B] the rating."""
-        read_NAH, at = self.read(rows, batch), batch.documents.at if batch.documents else {}
-        kept_B2AH = self.kept(batch, 2, *self.attend.shape[::2], dropout=self.config.dropout)
+        read_NAH, at = self.read(rows, batch), documents_of(batch).at
+        kept_B2AH = kept(batch, 2, *self.attend.shape[::2], rate=self.config.dropout, training=self.training)
         user_BAH, item_BAH = read_NAH[at["other"]] * kept_B2AH[:, 0], read_NAH[at["item"]] * kept_B2AH[:, 1]
         agree_BA = (user_BAH * item_BAH).sum(2)
         return (self.importance(user_BAH, item_BAH) * agree_BA).sum(1) + self.biases(rows, batch)

@@ -13,14 +13,12 @@ Shape letters: B rows, D width, K domains.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pydantic import Field
 from torch import Tensor
 
 from mdr_dist.baselines.text.factors import FactorConfig, FactorMethod
 from mdr_dist.batch import Batch
-from mdr_dist.methods.retrieve import user_table
+from mdr_dist.methods.retrieve import all_users
 from mdr_dist.rule import Sum
 from mdr_dist.stage import Losses, Rows, Stage, TableSpec
 
@@ -42,8 +40,7 @@ class CMFRating(FactorMethod):
 
     def tables(self) -> tuple[TableSpec, ...]:
         """`user`, an item table a domain, and the biases."""
-        users = replace(user_table(self.schema, self.config, 0), name="user")
-        return (users, *self.item_tables(), *self.bias_tables())
+        return (all_users(self.schema, self.config), *self.item_tables(), *self.bias_tables())
 
     def score(self, rows: Rows, batch: Batch) -> Tensor:
         """[B]"""

@@ -35,8 +35,9 @@ from mdr_dist.baselines.text.pair import PairConfig, PairMethod
 from mdr_dist.batch import Batch
 from mdr_dist.methods.retrieve import item_table, own_domain, user_table
 from mdr_dist.nn.autoencoder import SideAutoEncoder
+from mdr_dist.nn.dropout import kept
 from mdr_dist.nn.mlp import linear
-from mdr_dist.nn.text import owner, sums
+from mdr_dist.nn.text import sums
 from mdr_dist.schema import Schema
 from mdr_dist.stage import Losses, Rows, TableSpec
 
@@ -106,9 +107,7 @@ class DFM(PairMethod):
         name = _list(role, domain)
         entries, rating_T = batch.lists[name], batch.ratings[name]
         if kept_BM is not None:
-            row = owner(entries)
-            first = entries.lengths.cumsum(0) - entries.lengths
-            rating_T = rating_T * kept_BM[row, torch.arange(len(row), device=row.device) - first[row]]
+            rating_T = rating_T * kept_BM[entries.row, entries.nth]
         x_BH = sums(rows[f"{role}_in/{domain}.{name}"] * rating_T[:, None], entries)
         side_BS = self.side(role, rows, batch=batch, domain=domain)
         return self._coder(role, domain).encode(x_BH, side_BS), side_BS
@@ -122,7 +121,8 @@ class DFM(PairMethod):
         """[B, L] what each row of a domain adds to the losses."""
         vectors: dict[str, Tensor] = {}
         rebuilt_B, told_B = torch.zeros_like(batch.weight), torch.zeros_like(batch.weight)
-        for role, kept_BM in zip(ROLES, self._kept(batch).unbind(1), strict=True):
+        kept_B2M = kept(batch, len(ROLES), self.config.ratings, rate=self.config.noise, training=self.training)
+        for role, kept_BM in zip(ROLES, kept_B2M.unbind(1), strict=True):
             vectors[role], side_BS = self.coded(role, rows, batch=batch, domain=domain, kept_BM=kept_BM)
             coder = self._coder(role, domain)
             h_BH = coder.decode(vectors[role])
@@ -145,13 +145,6 @@ class DFM(PairMethod):
 
     def _coder(self, role: str, domain: int) -> SideAutoEncoder:
         return cast(SideAutoEncoder, self.coders[f"{role}_{domain}"])
-
-    def _kept(self, batch: Batch) -> Tensor:
-        """[B, 2, M] the noise: 0 for what is dropped, else so that the mean is 1."""
-        if not self.training or not self.config.noise:
-            return batch.weight.new_ones(len(batch), len(ROLES), self.config.ratings)
-        kept_B2M = batch.uniform(len(ROLES), self.config.ratings) >= self.config.noise
-        return kept_B2M / (1 - self.config.noise)
 
     def _ends(self, domain: int) -> tuple[TableSpec, ...]:
         """E and O of the domain's users and items, one row an entry of their lists."""
@@ -178,6 +171,6 @@ def _missed(h_BH: Tensor, rows: Rows, batch: Batch, *, role: str, domain: int) -
     """[B] the mean squared error of a row's entries rebuilt; 0 where there are none."""
     name = _list(role, domain)
     entries = batch.lists[name]
-    rebuilt_T = (h_BH[owner(entries)] * rows[f"{role}_out/{domain}.{name}"]).sum(1)
+    rebuilt_T = (h_BH[entries.row] * rows[f"{role}_out/{domain}.{name}"]).sum(1)
     square_T1 = (rebuilt_T - batch.ratings[name]).square()[:, None]
     return sums(square_T1, entries).squeeze(1) / entries.lengths.clamp(min=1)

@@ -25,10 +25,10 @@ from torch import Tensor
 from mdr_dist.baselines.text.dfm import DFM, DFMConfig
 from mdr_dist.baselines.text.pair import PairMethod
 from mdr_dist.batch import Batch
-from mdr_dist.methods.text import WORDS, text_of
+from mdr_dist.methods.text import WORDS, documents_of, words_table
 from mdr_dist.nn.text import chosen, largest
 from mdr_dist.schema import Schema
-from mdr_dist.stage import Init, Rows, TableSpec
+from mdr_dist.stage import Rows, TableSpec
 
 
 class RDFMConfig(DFMConfig):
@@ -53,7 +53,7 @@ class RDFM(DFM):
     terms = (*DFM.terms, "told")
 
     def __init__(self, config: RDFMConfig, schema: Schema) -> None:
-        self.text = text_of(schema)
+        self.text = schema.text
         super().__init__(config, schema)
 
     @property
@@ -63,10 +63,7 @@ class RDFM(DFM):
 
     def tables(self) -> tuple[TableSpec, ...]:
         """Those of DFM and `words/<k>`."""
-        init = Init("normal", self.config.word_std)
-        words = TableSpec(
-            name=WORDS, rows=self.text.rows, dim=self.config.word_dim, features=(WORDS,), pool="none", init=init
-        )
+        words = words_table(self.text, dim=self.config.word_dim, std=self.config.word_std)
         return (*super().tables(), *(replace(words, name=f"{WORDS}/{k}") for k in self.domains))
 
     def pretrained(self) -> dict[str, str]:
@@ -75,14 +72,11 @@ class RDFM(DFM):
 
     def side(self, role: str, rows: Rows, *, batch: Batch, domain: int) -> Tensor:
         """[B, S] of each row's document; 0 of one without words."""
-        if batch.documents is None:
-            raise ValueError("the batch brings no documents; its source was not made with the method's extras")
-        at_B = batch.documents.at["item"]
-        if role == "user":
-            at = batch.documents.at
-            at_B = torch.where(batch.domain == domain, at["user"], at["other"])
+        documents = documents_of(batch)
+        at = documents.at
+        at_B = at["item"] if role == "item" else torch.where(batch.domain == domain, at["user"], at["other"])
         document, place_B = at_B.unique(return_inverse=True)
-        words = chosen(batch.documents.words, document)
+        words = chosen(documents.words, document)
         return largest(rows[f"{WORDS}/{domain}.{WORDS}"], words)[place_B]
 
     def weights(self) -> dict[str, float]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mdr_dist.data.layout import NewDataset, ShardWriter
+from mdr_dist.data.ragged import starts_of
 from mdr_dist.data.synthetic.config import SPLITS
 from mdr_dist.data.synthetic.fields import own_items
 from mdr_dist.data.synthetic.opinion import TEST, TRAIN, VAL, DomainOpinion, Opinions, Words
@@ -132,5 +133,5 @@ class Reviewing(Writing):
 
 def _table(rows: Rows) -> pa.Table:
     columns = {name: values for name, values in rows.items() if name not in (TEXT, "lengths")}
-    starts = np.concatenate([[0], np.cumsum(rows["lengths"])]).astype(np.int32)
+    starts = starts_of(rows["lengths"]).astype(np.int32)
     return table(columns).append_column(TEXT, pa.ListArray.from_arrays(pa.array(starts), pa.array(rows[TEXT])))
