@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from mdr_dist import storage
+from mdr_dist.redact import redacted
 
 EVENTS, PROGRESS = "events.jsonl", "progress.json"
 SECONDS = 10.0  # between two rewrites on an object store
@@ -33,7 +34,7 @@ class Events:
     def write(self, event: dict[str, Any]) -> None:
         """Add one event."""
         event = {"time": round(time.time(), 3), **event}
-        self._lines.append(json.dumps(event) + "\n")
+        self._lines.append(redacted(json.dumps(event)) + "\n")
         if event["kind"] == "step":
             self._progress = event
         if self._local or time.monotonic() - self._written >= SECONDS:
