@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mdr_dist import storage
 from mdr_dist.errors import UserError
@@ -110,13 +110,30 @@ class EvalConfig(Section):
 
 
 class LaunchConfig(Section):
-    """Where it runs. `workers` 0: in this process. `storage` is the folder of runs, local or s3://."""
+    """Where it runs. `workers` 0: in this process. `storage` is the folder of runs, local or s3://.
+
+    After a loss that the cluster does not make good a run goes on with `min_workers` at the least, 0: with all or none,
+    and has `workers` again at the first checkpoint after the cluster can. It waits for the least up to `wait_minutes`.
+    """
 
     workers: int = Field(default=0, ge=0)
+    min_workers: int = Field(default=0, ge=0)
+    wait_minutes: float = Field(default=10, ge=0)
     gpus_per_worker: float = Field(default=0, ge=0)
     cpus_per_worker: float = Field(default=1, gt=0)
     max_failures: int = Field(default=3, ge=0)
     storage: str = "runs"
+
+    @property
+    def least(self) -> int:
+        """With how many workers a run goes on."""
+        return self.min_workers or self.workers
+
+    @model_validator(mode="after")
+    def _least_of_all(self) -> LaunchConfig:
+        if self.workers and self.min_workers > self.workers:
+            raise ValueError(f"min_workers {self.min_workers} exceed the {self.workers} workers")
+        return self
 
 
 class Job(Section):

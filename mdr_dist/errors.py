@@ -16,5 +16,9 @@ class Fault(Exception):  # noqa: N818 (the word for it)
     """A fault of ours stopped a run; its text is one line: what, and which file of the run holds the traceback."""
 
 
+class Left(Exception):  # noqa: N818 (no error)
+    """The workers of a lane ended with a checkpoint, as who started them asked: to stop, or to go on as more."""
+
+
 class Stopped(Exception):  # noqa: N818 (no error)
     """The run was asked to end (SIGTERM) and did, with a checkpoint."""

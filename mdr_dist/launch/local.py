@@ -14,7 +14,7 @@ import os
 import signal
 import tempfile
 import threading
-import uuid
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,8 +27,9 @@ from ray.exceptions import RayTaskError
 from mdr_dist import storage
 from mdr_dist.checkpoint.lanes import lane_folder
 from mdr_dist.config import Job
-from mdr_dist.errors import Stopped, UserError
+from mdr_dist.errors import Left, Stopped, UserError
 from mdr_dist.launch.graph import run_lanes
+from mdr_dist.launch.group import Group, ask_to_leave, clear, places, resources
 from mdr_dist.launch.nodes import absolute, check_here, check_nodes
 from mdr_dist.launch.process import group_of_one, leave_export
 from mdr_dist.train.attempt import attempt, open_run, raise_error, write_error
@@ -53,7 +54,7 @@ def train_on_ray(job: Job, runs: str, *, address: str = "", echo: Echo | None = 
     plan = check(job)
     each = plan.workers(job.launch.workers)
     with connected(address):
-        room = _check_fits(job)
+        _check_fits(job, wait=60 * job.launch.wait_minutes if address else 0, echo=echo)
         run = open_run(job, runs)
         finished = storage.join(run, METRICS)
         if storage.exists(finished):
@@ -63,9 +64,11 @@ def train_on_ray(job: Job, runs: str, *, address: str = "", echo: Echo | None = 
         with attempt(run), tempfile.TemporaryDirectory(prefix="mdr-ray-train-") as scratch:
             if address:
                 check_nodes((data, storage.join(run, JOB)), job.launch)
-            with _following(run, tuple(plan.lanes), echo):
-                lanes = _Lanes(job, run, scratch, each)
-                run_lanes(plan.lanes, lanes.train, cost=each, room=room)
+            with _following(run, tuple(plan.lanes), echo), _stopping(run, tuple(plan.lanes)) as stopping:
+                lanes = _Lanes(job, run, scratch, each, plan.workers(job.launch.least), stopping, echo)
+                run_lanes(plan.lanes, lanes.train, cost=each, room=job.launch.workers)
+            if stopping.is_set():
+                raise Stopped("stopped with a checkpoint of each lane; the same command goes on from them")
             metrics = finish(job, run)
             leave_export(job, run)
             return run, metrics
@@ -104,19 +107,28 @@ def _stop(*_: object) -> None:
     raise Stopped("stopped; the same command goes on from the newest checkpoint")
 
 
-def _check_fits(job: Job) -> int:
-    """How many workers the cluster holds; a `UserError` if not as many as the job asks for."""
-    has, launch = ray.cluster_resources(), job.launch
-    room = []
-    for resource, each in (("CPU", launch.cpus_per_worker), ("GPU", launch.gpus_per_worker)):
-        needed = each * launch.workers
-        if needed > has.get(resource, 0.0):
-            raise UserError(
-                f"--workers {launch.workers}: they need {needed:g} {resource}s, the cluster has "
-                f"{has.get(resource, 0.0):g}; ask for fewer workers or join more nodes"
-            )
-        room += [int(has.get(resource, 0.0) / each)] if each else []
-    return min(*room, launch.workers)
+def _check_fits(job: Job, *, wait: float = 0, echo: Echo | None = None) -> None:
+    """Raise `UserError` unless the cluster has, or has within `wait` seconds, what the least of the workers need."""
+    lacking, started = _lacking(job), time.monotonic()
+    if lacking and wait and echo:
+        echo(f"{lacking}; waiting up to {wait / 60:g} minutes for more")
+    with places(job.launch, job.launch.least if lacking and wait else 0):
+        while lacking and time.monotonic() - started < wait:
+            time.sleep(1)
+            lacking = _lacking(job)
+    if lacking:
+        raise UserError(f"{lacking}; ask for fewer workers or join more nodes")
+
+
+def _lacking(job: Job) -> str:
+    """What the cluster lacks, in words."""
+    has, asked = ray.cluster_resources(), f"--workers {job.launch.workers}"
+    if job.launch.least < job.launch.workers:
+        asked += f", {job.launch.least} at the least"
+    for resource, each in resources(job.launch).items():
+        if (needed := each * job.launch.least) > has.get(resource, 0.0):
+            return f"{asked}: they need {needed:g} {resource}s, the cluster has {has.get(resource, 0.0):g}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -127,16 +139,31 @@ class _Lanes:
     run: str
     scratch: str
     workers: dict[str, int]
+    least: dict[str, int]
+    stopping: threading.Event
+    echo: Echo | None
 
     def train(self, lane: str) -> None:
-        """Train a lane to its end; what stops a worker for good is raised, whatever Ray made of it."""
+        """Train a lane to its end, or until it is to stop; what ends a worker for good is raised, as it was."""
         failure: Exception | None = None
+        clear(lane_folder(self.run, lane))
+        if self.stopping.is_set():
+            return
         config = {"job": self.job.model_dump(mode="json"), "run": self.run, "lane": lane}
         try:
             if self.workers[lane] == 1:
                 self._task(config)
             else:
-                self._group(config, self.workers[lane])
+                Group(
+                    work=_together,
+                    config=config,
+                    launch=self.job.launch,
+                    wanted=self.workers[lane],
+                    least=self.least[lane],
+                    scratch=self.scratch,
+                    stopping=self.stopping,
+                    echo=self.echo,
+                ).train()
         except (RayTaskError, ray.train.TrainingFailedError) as error:
             failure = error
         raise_error(self.run)
@@ -155,35 +182,17 @@ class _Lanes:
             .remote(config)
         )
 
-    def _group(self, config: dict[str, Any], workers: int) -> None:
-        gpus = self.job.launch.gpus_per_worker
-        resources = {"CPU": self.job.launch.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
-        trainer = ray.train.torch.TorchTrainer(
-            _together,
-            train_loop_config=config,
-            torch_config=ray.train.torch.TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=workers, use_gpu=bool(gpus), resources_per_worker=resources
-            ),
-            run_config=ray.train.RunConfig(
-                # a name that Ray has seen resumes its own state silently: always a new one
-                name=f"{self.job.name}-{uuid.uuid4().hex[:8]}",
-                storage_path=self.scratch,
-                failure_config=ray.train.FailureConfig(max_failures=self.job.launch.max_failures),
-            ),
-        )
-        trainer.fit()
-
 
 def _alone(config: dict[str, Any]) -> None:
     """A lane of one worker."""
-    with group_of_one() as device:
+    with group_of_one() as device, contextlib.suppress(Left):
         _work(config, device)
 
 
 def _together(config: dict[str, Any]) -> None:
     """What every worker of a lane of several runs."""
-    _work(config, ray.train.torch.get_device())
+    with contextlib.suppress(Left):
+        _work(config, ray.train.torch.get_device())
 
 
 def _work(config: dict[str, Any], device: Any) -> None:
@@ -195,6 +204,29 @@ def _work(config: dict[str, Any], device: Any) -> None:
     except (UserError, FloatingPointError) as error:
         write_error(run, error, lane=lane)
         raise
+
+
+@contextlib.contextmanager
+def _stopping(run: str, lanes: tuple[str, ...]) -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, which also asks all workers to leave; at once, if it comes again.
+
+    Only a main thread can listen for it.
+    """
+    stopping = threading.Event()
+
+    def stop(*_: object) -> None:
+        if stopping.is_set():
+            _stop()
+        stopping.set()
+        for lane in lanes:
+            ask_to_leave(lane_folder(run, lane))
+
+    before = signal.signal(signal.SIGTERM, stop) if threading.current_thread() is threading.main_thread() else None
+    try:
+        yield stopping
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

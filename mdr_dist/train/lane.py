@@ -25,6 +25,7 @@ from mdr_dist.train.trainer import Trainer
 from mdr_dist.train.vectors import start_from_vectors
 
 Echo = Callable[[str], None]
+LEAVE = "leave"  # in a lane's folder: its workers are to end, with a checkpoint
 
 
 def train(job: Job, run: str, *, device: torch.device, echo: Echo | None = None) -> dict[str, Any]:
@@ -100,6 +101,7 @@ def build_trainer(
         saves=own.saves,
         validates=plan.validates,
         evaluation=job.eval,
+        asked_to_leave=lambda: storage.exists(storage.join(lane_folder(run, lane), LEAVE)),
         upstream=Outputs(run, [plan.lanes[name] for name in own.upstream]) if own.upstream else None,
     )
 

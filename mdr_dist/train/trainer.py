@@ -6,8 +6,7 @@ the step: so three integers, the tables and the dense state are all there is to 
 
 from __future__ import annotations
 
-import signal
-import time
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,12 +20,13 @@ from mdr_dist.checkpoint.grown import Identity, load_dense
 from mdr_dist.checkpoint.lanes import Outputs
 from mdr_dist.config import EvalConfig, TrainConfig
 from mdr_dist.data.source import Source
-from mdr_dist.errors import Stopped, UserError
+from mdr_dist.errors import Left, Stopped, UserError
 from mdr_dist.eval.evaluate import Measured, evaluate
 from mdr_dist.methods.base import Method
 from mdr_dist.stage import Slice, Stage
 from mdr_dist.tables import Tables
 from mdr_dist.train.dense import DenseOptimizers
+from mdr_dist.train.interrupt import Interrupts
 from mdr_dist.train.monitor import NOT_FINITE, Monitor
 from mdr_dist.train.progress import Progress
 from mdr_dist.train.step import train_step
@@ -56,18 +56,17 @@ class Trainer:
     saves: frozenset[str]
     validates: Callable[[Stage], bool]  # whether the data set's val split has rows of the stage's domains
     upstream: Outputs | None = None
+    asked_to_leave: Callable[[], bool] = lambda: False  # see `Interrupts`
     evaluation: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
         self.progress = Progress()
         self._dense_state: dict[str, Tensor] = {}  # of the stages before; a later one that trains the same takes it up
-        self._asked_to_stop = False
-        self._saved_at = time.monotonic()
+        self._interrupts = Interrupts(self.config, self.asked_to_leave)
 
     def run(self) -> None:
         """Run what is left of the stages."""
-        signal_before = self._listen()
-        try:
+        with self._interrupts.listening(), contextlib.closing(self.monitor):
             self.inherit()
             self.restore(self.checkpoints.latest())
             self.monitor.started(self.progress)
@@ -76,10 +75,6 @@ class Trainer:
                 dense = self._enter(stage)
                 self._epochs(stage, dense)
                 self._leave(stage, dense)
-        finally:
-            self.monitor.close()
-            if signal_before is not None:
-                signal.signal(signal.SIGTERM, signal_before)
 
     def inherit(self) -> None:
         """Take up what the lanes upstream left: the start of this one, and all of what it reads and does not save.
@@ -119,7 +114,7 @@ class Trainer:
             self.progress.total, tables=self._own(self.tables.state()), dense=tensors, progress=progress
         )
         self.checkpoints.prune(self.config.keep, also=self.progress.best_at)
-        self._saved_at = time.monotonic()
+        self._interrupts.saved()
         self.monitor.saved(self.progress)
 
     def _enter(self, stage: Stage) -> DenseOptimizers:
@@ -165,18 +160,13 @@ class Trainer:
             raise FloatingPointError(f"{error} at {at}; {NOT_FINITE}") from None
 
     def _maybe_save(self, dense: DenseOptimizers) -> None:
-        due = bool(self.config.save_steps) and self.progress.total % self.config.save_steps == 0
-        timed = self.config.save_minutes and time.monotonic() - self._saved_at >= 60 * self.config.save_minutes
-        wanted = torch.tensor([int(bool(timed)), int(self._asked_to_stop)])
-        # clocks and signals differ between processes: process 0's decide, at every 16th step
-        if world_size() > 1 and self.progress.total % 16 == 0:
-            torch.distributed.broadcast(wanted, src=0)
-        elif world_size() > 1:
-            wanted.zero_()
-        if due or wanted.any():
+        wanted = self._interrupts.after(self.progress.total)
+        if wanted.save:
             self.save(dense)
-        if wanted[1]:
+        if wanted.stop:
             raise Stopped(f"stopped at step {self.progress.total} with a checkpoint; the same command goes on from it")
+        if wanted.leave:
+            raise Left
 
     def _validate(self, stage: Stage, dense: DenseOptimizers, *, patience: int) -> None:
         name = monitored(stage, self.config)
@@ -228,17 +218,6 @@ class Trainer:
             self.monitor.tested(stage, metrics=self.measure(stage.test).metrics, before=False)
         self.progress = Progress(stage=self.progress.stage + 1, total=total + 1)
         self.save(None)
-
-    def _listen(self) -> Any:
-        """Turn SIGTERM into a checkpoint at the next step; only a main thread can."""
-
-        def stop(*_: object) -> None:
-            self._asked_to_stop = True
-
-        try:
-            return signal.signal(signal.SIGTERM, stop)
-        except ValueError:
-            return None
 
 
 def monitored(stage: Stage, config: TrainConfig, known: tuple[str, ...] = ()) -> str:

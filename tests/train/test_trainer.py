@@ -7,7 +7,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,9 +15,9 @@ import torch
 from mdr_dist import storage
 from mdr_dist.checkpoint.lanes import stage_file
 from mdr_dist.config import DenseConfig, TrainConfig
-from mdr_dist.errors import UserError
+from mdr_dist.errors import Left, UserError
 from mdr_dist.stage import DenseOptimizer, Slice, TableOperations, Until
-from mdr_dist.train import step
+from mdr_dist.train import interrupt, step
 from mdr_dist.train import trainer as module
 from mdr_dist.train.monitor import Monitor
 from support.trainer import JOINT, STEPS, Method, Scripted, make, saved, state, stop_at
@@ -76,11 +76,33 @@ def test_save_steps_and_keep(tmp_path: Path) -> None:
 
 
 def test_save_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    minutes = iter(range(1000))  # a step asks once, a save once more
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: 60.0 * next(minutes)))
+    minutes = [0]  # one passes with each step
+    monkeypatch.setattr(interrupt, "time", SimpleNamespace(monotonic=lambda: 60.0 * minutes[0]))
     trainer = make(tmp_path, epochs=3, save_minutes=3, keep=99)
+    told = trainer.monitor.step
+
+    def passing(*args: Any, **kwargs: Any) -> None:
+        told(*args, **kwargs)
+        minutes[0] += 1
+
+    monkeypatch.setattr(trainer.monitor, "step", passing)
     trainer.run()
     assert trainer.checkpoints.numbers() == [3, 6, 9, 10]
+
+
+def test_who_is_asked_to_leave_does_so_with_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(0, 10_000, 3))  # of the first step's look and of every other one after
+    monkeypatch.setattr(interrupt, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    trainer = make(tmp_path, epochs=3, keep=99)
+    trainer.asked_to_leave = lambda: True
+    trainer = replace(trainer)
+    with pytest.raises(Left):
+        trainer.run()
+    (left,) = trainer.checkpoints.numbers()
+    assert 0 < left < 3 * STEPS
+    again = make(tmp_path, epochs=3)
+    again.run()
+    assert state(again) == [3 * STEPS] * 3
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
