@@ -63,7 +63,7 @@ def test_what_is_no_secret_stays(name: str, value: str, monkeypatch: pytest.Monk
 
 def test_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_TOKEN", SECRET)
-    Events(str(tmp_path / "events.jsonl")).write({"kind": "note", "text": f"it was {SECRET}"})
+    Events(str(tmp_path)).write({"kind": "note", "text": f"it was {SECRET}"})
     (line,) = (tmp_path / "events.jsonl").read_text().splitlines()
     assert json.loads(line)["text"] == "it was ***"
 
