@@ -29,7 +29,7 @@ from mdr_dist.checkpoint.lanes import lane_folder
 from mdr_dist.config import Job
 from mdr_dist.errors import Left, Stopped, UserError
 from mdr_dist.launch.graph import run_lanes
-from mdr_dist.launch.group import Group, ask_to_leave, clear, places, resources
+from mdr_dist.launch.group import Group, ask_to_leave, clear, places, resources, say_joined
 from mdr_dist.launch.nodes import absolute, check_here, check_nodes
 from mdr_dist.launch.process import group_of_one, leave_export
 from mdr_dist.train.attempt import attempt, open_run, raise_error, write_error
@@ -191,6 +191,8 @@ def _alone(config: dict[str, Any]) -> None:
 
 def _together(config: dict[str, Any]) -> None:
     """What every worker of a lane of several runs."""
+    if ray.train.get_context().get_world_rank() == 0:
+        say_joined(lane_folder(config["run"], config["lane"]))
     with contextlib.suppress(Left):
         _work(config, ray.train.torch.get_device())
 
