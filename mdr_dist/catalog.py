@@ -25,10 +25,15 @@ def find(name: str) -> type[Method]:
     return getattr(import_module(module), attribute)
 
 
-def build(settings: dict[str, Any], schema: Schema, *, seed: int) -> Method:
-    """The method a job asks for, its dense parameters drawn from `seed`. `settings` is the job's `method` section."""
+def configured(settings: dict[str, Any]) -> tuple[type[Method], Any]:
+    """The class and the `Config` of the method that a job's section `method` asks for; a `UserError` if it is wrong."""
     found = find(settings["name"])
     own = {key: value for key, value in settings.items() if key != "name"}
-    config = validated(found.Config, own, where=f"method {settings['name']}")
+    return found, validated(found.Config, own, where=f"method {settings['name']}")
+
+
+def build(settings: dict[str, Any], schema: Schema, *, seed: int) -> Method:
+    """The method a job asks for, its dense parameters drawn from `seed`. `settings` is the job's `method` section."""
+    found, config = configured(settings)
     torch.manual_seed(seed)
     return found(config, schema)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from mdr_dist import cli_submit
 from mdr_dist.errors import Fault, Stopped, UserError
+from mdr_dist.redact import redacted
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(cli_submit.app, name="submit")
 out = Console(soft_wrap=True)
 
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Lay key.path=value over the file; may repeat.")]
@@ -255,7 +259,7 @@ def _show_rows(path: str) -> None:
 
 
 def _echo(line: str) -> None:
-    out.print(line, markup=False, highlight=False)
+    out.print(redacted(line), markup=False, highlight=False)
 
 
 def main() -> None:
@@ -263,11 +267,14 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.echo(f"mdr: error: {error}", err=True)
+        typer.echo(f"mdr: error: {redacted(str(error))}", err=True)
         sys.exit(2)
     except Fault as fault:
-        typer.echo(f"mdr: fault: {fault}", err=True)
+        typer.echo(f"mdr: fault: {redacted(str(fault))}", err=True)
         sys.exit(1)
     except Stopped as stopped:
         typer.echo(f"mdr: {stopped}", err=True)
         sys.exit(143)  # 128 + SIGTERM
+    except Exception:
+        typer.echo(redacted(traceback.format_exc()), err=True, nl=False)
+        sys.exit(1)

@@ -1,43 +1,54 @@
-"""What a run reports while it goes: one JSON object a line."""
+"""What a lane reports while it goes: events, one JSON object a line, and the newest of its steps."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import Any
 
 from mdr_dist import storage
+from mdr_dist.redact import redacted
+
+EVENTS, PROGRESS = "events.jsonl", "progress.json"
+SECONDS = 10.0  # between two rewrites on an object store
 
 
 class Events:
-    """Appends events to `events.jsonl`; each has `time` (unix seconds), `kind` and that kind's fields.
+    """Appends events to `events.jsonl` of a folder; each has `time` (unix seconds), `kind` and that kind's fields.
 
-    On an object store, which cannot append, the file is rewritten from memory at every flush.
+    The newest of kind `step` is `progress.json` besides. On an object store, which cannot append, both are written anew
+    from memory, once in SECONDS and by `flush`: a process that is killed loses what it reported since.
     """
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._local = storage.is_local(url)
+    def __init__(self, folder: str) -> None:
+        self._url, self._progress_url = storage.join(folder, EVENTS), storage.join(folder, PROGRESS)
+        self._local = storage.is_local(folder)
         self._lines: list[str] = []
+        self._progress: dict[str, Any] = {}
+        self._written = float("-inf")
         if self._local:
-            os.makedirs(os.path.dirname(storage.filesystem(url)[1]), exist_ok=True)
-        elif storage.exists(url):
-            self._lines = storage.read_bytes(url).decode().splitlines(keepends=True)
+            storage.make_folder(folder)
+        elif storage.exists(self._url):
+            self._lines = storage.read_bytes(self._url).decode().splitlines(keepends=True)
 
     def write(self, event: dict[str, Any]) -> None:
         """Add one event."""
-        self._lines.append(json.dumps({"time": round(time.time(), 3), **event}) + "\n")
-        if self._local:
+        event = {"time": round(time.time(), 3), **event}
+        self._lines.append(redacted(json.dumps(event)) + "\n")
+        if event["kind"] == "step":
+            self._progress = event
+        if self._local or time.monotonic() - self._written >= SECONDS:
             self.flush()
 
     def flush(self) -> None:
         """Make everything written so far readable by others."""
-        if not self._lines:
-            return
-        if not self._local:
+        if self._lines and self._local:
+            with open(storage.filesystem(self._url)[1], "a", encoding="utf-8") as file:
+                file.writelines(self._lines)
+            self._lines.clear()
+        elif self._lines:
             storage.write_bytes(self._url, "".join(self._lines).encode())
-            return
-        with open(storage.filesystem(self._url)[1], "a", encoding="utf-8") as file:
-            file.writelines(self._lines)
-        self._lines.clear()
+        if self._progress:
+            storage.write_json(self._progress_url, self._progress)
+            self._progress = {}
+        self._written = time.monotonic()

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-import pytest
+import contextlib
+import re
+from collections.abc import Iterator
 
-from mdr_dist import catalog
+import pytest
+from seaweedfs import Store, serving
+
+from mdr_dist import catalog, storage
 from mdr_dist.data.synthetic import configure, synthesize
+from support import object_store
 from support.jobs import PERIODIC, RATING, READING, VARIANTS
 from support.periods import write_periods
 from support.ratings import write_ratings
 from support.reviewed import write_reviews
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A real S3 store on loopback, the same for all tests."""
+    with serving(tmp_path_factory.mktemp("store")) as found:
+        yield found
+
+
+@pytest.fixture
+def s3(store: Store, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty folder of that store, to which the environment leads; empty again afterwards."""
+    object_store.use(monkeypatch, store.environment)
+    url = "s3://tests/" + re.sub(r"\W+", "-", request.node.name)
+    with contextlib.suppress(FileExistsError):
+        object_store.make_bucket("tests")
+    yield url
+    object_store.use(monkeypatch, store.environment)
+    storage.remove(url)
+    object_store.ObjectStore.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")

@@ -261,6 +261,30 @@ def test_an_address_needs_workers(
     assert not (tmp_path / "runs").exists()
 
 
+def test_submit_takes_a_job_or_asks_after_one(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The word `job` may be left out; nothing is asked of a cluster for a job that is wrong."""
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    for words in (("submit", job), ("submit", "job", job), ("submit", "--runs", "runs", job)):
+        wrong = refused(monkeypatch, capsys, *words, "--address", "http://127.0.0.1:1", "--set", "method.dimm=4")
+        assert "method shared_bottom: unknown key 'dimm'" in wrong
+        assert "--address: say where the cluster's dashboard is" in refused(monkeypatch, capsys, *words)
+    for words in (("status",), ("logs", "name"), ("stop", "name")):
+        assert "--address: say where the cluster's dashboard is" in refused(monkeypatch, capsys, "submit", *words)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")  # no dashboard's
+    assert "--address: say where the cluster's dashboard is" in refused(monkeypatch, capsys, "submit", "status")
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
+    assert "--address http://127.0.0.1:1: no Ray cluster" in refused(monkeypatch, capsys, "submit", "status")
+    assert mdr(monkeypatch, "submit", "status", "--address", "http://head.invalid:8265") == 2
+    warned, said = capsys.readouterr().err.splitlines()
+    assert warned.startswith("mdr: warning: http://head.invalid:8265 is plain HTTP without a token: ")
+    assert said.startswith("mdr: error: --address http://head.invalid:8265: no Ray cluster's dashboard answers there")
+    assert mdr(monkeypatch, "submit", "--help") == 0
+    assert "mdr submit JOB.yaml --address http://HEAD:8265" in " ".join(capsys.readouterr().out.split())
+
+
 def test_help_is_quick_to_import() -> None:
     """Nothing heavy may be imported before a command runs."""
     import subprocess

@@ -13,9 +13,10 @@ from mdr_dist import storage
 from mdr_dist.errors import UserError
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    url = str(tmp_path / "root") if request.param == "local" else "memory://storage-test/root"
+    urls = {"local": lambda: str(tmp_path / "root"), "memory": lambda: "memory://storage-test/root"}
+    url = urls.get(request.param, lambda: request.getfixturevalue("s3"))()
     storage.make_folder(url)
     yield url
     if request.param == "memory":
@@ -25,7 +26,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def test_join_keeps_the_url(root: str) -> None:
     assert storage.join(root, "a", "b.json") == f"{root}/a/b.json"
     assert storage.join(root + "/", "a") == f"{root}/a"
-    assert storage.is_local(storage.join(root, "a")) == (not root.startswith("memory"))
+    assert storage.is_local(storage.join(root, "a")) == ("://" not in root)
 
 
 def test_what_is_written_is_read_and_listed(root: str) -> None:
@@ -36,6 +37,9 @@ def test_what_is_written_is_read_and_listed(root: str) -> None:
     assert storage.read_bytes(f"{root}/b/two") == b"again"
     assert storage.names(root) == ["a", "b"]
     assert storage.names(f"{root}/b") == ["one", "two"]
+    assert storage.files(root) == {"a": 1, "b/one": 5, "b/two": 5}
+    assert storage.files(f"{root}/b") == {"one": 5, "two": 5}
+    assert storage.files(f"{root}/none") == {}
     assert storage.names(f"{root}/none") == storage.names(f"{root}/a") == []
     assert [storage.exists(f"{root}/{name}") for name in ("a", "b", "b/one", "c", "b/three")] == [
         True, True, True, False, False
@@ -49,8 +53,20 @@ def test_removed_files_and_folders_are_gone(root: str) -> None:
     storage.remove(f"{root}/b/one")
     assert storage.names(f"{root}/b") == ["c"]
     storage.remove(f"{root}/b")
-    assert storage.names(root) == []
+    assert storage.files(root) == {}
+    storage.check_free(root)
     assert not storage.exists(f"{root}/b/c/two")
+
+
+def test_a_created_file_is_there_when_it_is_committed(root: str) -> None:
+    data = os.urandom(1 << 20)
+    file = storage.create(f"{root}/a/b")
+    file.write(data[:7])
+    file.write(data[7:])
+    if root.startswith("s3://"):
+        assert storage.files(root) == {}
+    assert storage.commit(file) == len(data)
+    assert storage.read_bytes(f"{root}/a/b") == data
 
 
 def test_json(root: str) -> None:

@@ -20,7 +20,7 @@ from source_tree import PACKAGE, Finding, FunctionNode, Source, read_sources
 
 # From the top down. A part imports its own layer and those below. `__init__` is the package's own.
 LAYERS = (
-    ("cli", "compare", "watch", "__main__"),
+    ("cli", "cli_submit", "compare", "watch", "__main__"),
     ("launch",),
     ("train",),
     ("eval", "checkpoint"),
@@ -28,7 +28,7 @@ LAYERS = (
     ("catalog",),
     ("methods", "baselines"),
     ("nn",),
-    ("stage", "rule", "batch", "schema", "config", "events", "storage", "errors", "__init__"),
+    ("stage", "rule", "batch", "schema", "config", "events", "storage", "object_store", "redact", "errors", "__init__"),
 )
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 

@@ -47,8 +47,8 @@ class Checkpoints:
 
     def numbers(self) -> list[int]:
         """The finished checkpoints, oldest first."""
-        found = [int(name) for name in storage.names(self._url) if name.isdigit()]
-        return sorted(number for number in found if storage.exists(storage.join(self.folder(number), DONE)))
+        ends = (path.partition("/") for path in storage.files(self._url))
+        return sorted(int(folder) for folder, _, name in ends if folder.isdigit() and name == DONE)
 
     def latest(self) -> int | None:
         """The newest finished checkpoint, as process 0 sees it."""
@@ -66,7 +66,7 @@ class Checkpoints:
             self._remove(number)
             storage.make_folder(folder)
         barrier()
-        with quiet():
+        with quiet(), _writing():
             save(tables, storage_writer=FsspecWriter(folder, single_file_per_rank=True), no_dist=world_size() == 1)
         if is_first():
             storage.write_bytes(storage.join(folder, DENSE), save_tensors(contiguous(dense)))
@@ -119,9 +119,26 @@ def reading(folder: str) -> Iterator[None]:
     try:
         yield
     except CheckpointException as error:
-        cause = next(iter(error.failures.values()))[0]
+        if isinstance(cause := _cause(error), UserError):
+            raise cause from error
         reason = next(iter(str(cause).splitlines()), type(cause).__name__)
         raise UserError(f"{folder}: the tables do not load: {reason}; {_WHAT_NOW}") from error
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Make what the store refuses while tables are saved a `UserError`."""
+    try:
+        yield
+    except CheckpointException as error:
+        if isinstance(cause := _cause(error), UserError):
+            raise cause from error
+        raise
+
+
+def _cause(error: CheckpointException) -> BaseException:
+    """What went wrong in the first process in which something did."""
+    return next(iter(error.failures.values()))[0]
 
 
 def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

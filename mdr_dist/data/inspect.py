@@ -21,9 +21,9 @@ def inspect(path: str) -> dict[str, Any]:
     Label means are read from the shards, one column at a time. `UserError` naming the first file that is wrong.
     """
     schema, shards = read_schema(path), read_shards(path)
-    means = _Means(schema)
+    means, sizes = _Means(schema), storage.files(path)
     for shard in shards:
-        means.add(shard, _checked(path, schema, shard))
+        means.add(shard, _checked(path, schema, shard, size=sizes.get(shard.path)))
     if _positive(means.rows) != _positive(schema.rows):
         raise UserError(f"{path}: the shards' rows do not add up to those in schema.json; prepare the data set again")
     return {
@@ -48,7 +48,7 @@ def inspect(path: str) -> dict[str, Any]:
         "rows": sum(shard.rows for shard in shards),
         "shards": len(shards),
         "bytes": sum(shard.bytes for shard in shards),
-        "report": storage.exists(storage.join(path, REPORT)),
+        "report": REPORT in sizes,
     }
 
 
@@ -56,19 +56,18 @@ def _positive(rows: dict[str, dict[str, int]]) -> dict[tuple[str, str], int]:
     return {(split, domain): n for split, by_domain in rows.items() for domain, n in by_domain.items() if n}
 
 
-def _checked(path: str, schema: Schema, shard: Shard) -> pa.Table:
+def _checked(path: str, schema: Schema, shard: Shard, *, size: int | None) -> pa.Table:
     """The label columns of a shard that is as the index says."""
     url = storage.join(path, shard.path)
     schema.domain_index(shard.domain)
     fs, place = storage.filesystem(url)
-    if not fs.exists(place):
+    if size is None:
         raise UserError(f"{url}: this shard is missing; copy it again or prepare the data set again")
-    size = int(fs.size(place) or 0)
     if size != shard.bytes:
         raise UserError(f"{url}: {size} bytes, but files.json says {shard.bytes}; the shard is damaged or cut short")
     try:
-        with fs.open(place, "rb") as file:
-            parquet = pq.ParquetFile(file)
+        with fs.open(place, "rb", cache_type="none") as file:
+            parquet = pq.ParquetFile(file, pre_buffer=True)
             _compare(url, schema, shard, parquet)
             return parquet.read(columns=list(schema.labels))
     except (pa.ArrowException, OSError) as error:

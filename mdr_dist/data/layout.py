@@ -89,6 +89,7 @@ class ShardWriter:
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
         self._writer: pq.ParquetWriter | None = None
+        self._file: Any = None
         self._path = ""
         self._groups: list[int] = []
         self.shards: list[Shard] = []
@@ -119,9 +120,8 @@ class ShardWriter:
             self._path = (
                 f"domain={quote(self._domain, safe='')}/split={self._split}/{period}part-{self._part:05d}.parquet"
             )
-            fs, path = storage.filesystem(storage.join(self._root, self._path))
-            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            self._writer = pq.ParquetWriter(path, self._columns, filesystem=fs, compression="zstd", compression_level=1)
+            self._file = storage.create(storage.join(self._root, self._path))
+            self._writer = pq.ParquetWriter(self._file, self._columns, compression="zstd", compression_level=1)
             self._groups = []
         self._writer.write_table(group, row_group_size=ROW_GROUP)
         self._groups.append(group.num_rows)
@@ -132,11 +132,8 @@ class ShardWriter:
         if self._writer is None:
             return
         self._writer.close()
-        fs, path = storage.filesystem(storage.join(self._root, self._path))
-        groups = tuple(self._groups)
-        self.shards.append(
-            Shard(self._path, self._domain, self._split, self._period, sum(groups), groups, int(fs.size(path) or 0))
-        )
+        size, groups = storage.commit(self._file), tuple(self._groups)
+        self.shards.append(Shard(self._path, self._domain, self._split, self._period, sum(groups), groups, size))
         self._writer, self._part = None, self._part + 1
 
 
@@ -177,9 +174,9 @@ class NewDataset:
         self._write(USERS, table)
 
     def _write(self, name: str, table: pa.Table) -> None:
-        fs, path = storage.filesystem(storage.join(self.root, name))
-        fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-        pq.write_table(table, path, filesystem=fs, compression="zstd")
+        file = storage.create(storage.join(self.root, name))
+        pq.write_table(table, file, compression="zstd")
+        storage.commit(file)
 
     def commit(self, schema: Schema, shards: Iterable[Shard], report: dict[str, Any]) -> None:
         """Write index, report and schema, and make the data set appear."""
@@ -239,7 +236,8 @@ def _vectors(space: str) -> str:
 
 def _read(url: str) -> pa.Table:
     fs, path = storage.filesystem(url)
-    if not fs.isfile(path):
-        raise UserError(f"{url}: no such file; prepare the data set again")
-    with fs.open(path, "rb") as file:
-        return pq.ParquetFile(file).read()
+    try:
+        with fs.open(path, "rb") as file:
+            return pq.ParquetFile(file).read()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"{url}: no such file; prepare the data set again") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -33,6 +33,10 @@ class Opened:
             rows = np.arange(size) if self._key is None else permutation(size, "rows", number, *self._key)
             self._open[number] = columns, rows
         return self._open[number]
+
+    def lacks(self, numbers: Iterable[int]) -> Iterator[int]:
+        """Those of the row groups that are not open, each once."""
+        return (number for number in dict.fromkeys(numbers) if number not in self._open)
 
     def close_unused(self) -> None:
         """Let go of what the last batches did not use."""

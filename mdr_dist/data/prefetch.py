@@ -20,6 +20,7 @@ def prefetch(items: Generator[T, None, None], depth: int) -> Iterator[T]:
         yield from items
         return
     channel = _Channel[T](depth)
+    caller = threading.current_thread()
     thread = threading.Thread(target=_fill, args=(items, channel), name="prefetch", daemon=True)
     thread.start()
     try:
@@ -27,7 +28,7 @@ def prefetch(items: Generator[T, None, None], depth: int) -> Iterator[T]:
             yield item
     finally:
         channel.close()
-        if thread is not threading.current_thread():  # a garbage collection may run in any thread
+        if threading.current_thread() is caller:  # a garbage collection may run in any, such as one that this waits for
             thread.join()
 
 

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
 from mdr_dist import storage
 from mdr_dist.data.columns import Columns, Layout, decode, plain
 from mdr_dist.data.layout import FILES, Shard, read_schema, read_shards
 from mdr_dist.data.ragged import Array
+from mdr_dist.data.remote import FOOTERS, Remote
 from mdr_dist.errors import UserError
 from mdr_dist.schema import Schema
 
 NOWHERE = Shard("", "", "", -1, 0, (), 0)  # of groups whose rows are of no shard: users, or a sample
-_FOOTERS = 256  # shards whose footer stays parsed
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,8 @@ class Reader:
 
     def __init__(self, dataset: Dataset, *, max_bytes: int = 0) -> None:
         self.dataset, self.layout = dataset, Layout(dataset.schema)
-        self._fs, self._root = storage.filesystem(dataset.path)
+        local = storage.is_local(dataset.path)
+        self._remote = None if local else Remote(dataset.path, list(self.layout.types))
         self._lock = threading.Lock()
         self._footers: OrderedDict[str, pq.FileMetaData] = OrderedDict()
         self._decoded: OrderedDict[int, Columns] = OrderedDict()
@@ -101,16 +100,17 @@ class Reader:
 
     def table(self, group: Group, names: list[str]) -> pa.Table:
         """Some columns of a row group as they are stored; a name that the shard lacks is left out."""
-        with self._reading(group):
-            source, size = self._open(group.shard)
-            with source:
-                self._check_size(group, size)
-                with self._lock:
-                    footer = self._footers.get(group.shard.path)
-                file = pq.ParquetFile(source, metadata=footer, pre_buffer=True)
-                self._check_footer(group, file.metadata)
-                # one thread: the prefetching one. Decoding outruns training many times over as it is.
-                return file.read_row_group(group.index, columns=names, use_threads=False)
+        with self._reading(group), self._open(group, names) as file:
+            self._check_footer(group, file.metadata)
+            # one thread: the prefetching one. Decoding outruns training many times over as it is.
+            return file.read_row_group(group.index, columns=names, use_threads=False)
+
+    def begin(self, groups: Iterable[Group]) -> None:
+        """Have row groups brought that will soon be asked for, all columns of them, from where that takes its time."""
+        if self._remote:
+            with self._lock:
+                wanted = [group for group in groups if group.number not in self._decoded]
+            self._remote.begin(wanted)
 
     def arrays(self, group: Group, names: list[str]) -> list[Array]:
         """Some columns of a row group, each with a value in every row; none but its type is checked."""
@@ -121,13 +121,20 @@ class Reader:
         """A row group as messages name it."""
         return f"{storage.join(self.dataset.path, group.shard.path)}: row group {group.index}"
 
-    def _open(self, shard: Shard) -> tuple[Any, int]:
-        path = storage.join(self._root, shard.path)
-        if isinstance(self._fs, LocalFileSystem):  # not mapped to memory: a file cut short would kill the process
-            file = pa.OSFile(path)
-            return file, file.size()
-        remote = self._fs.open(path, "rb", cache_type="none")
-        return remote, int(remote.size)  # type: ignore[attr-defined]
+    @contextmanager
+    def _open(self, group: Group, names: list[str]) -> Iterator[pq.ParquetFile]:
+        """A shard of which at least these columns of the row group can be read."""
+        if self._remote:
+            stored = self._remote.stored(group.shard)
+            self._check_size(group, stored.size)
+            yield pq.ParquetFile(self._remote.bring(group, names), metadata=stored.footer, pre_buffer=False)
+            return
+        path = storage.filesystem(storage.join(self.dataset.path, group.shard.path))[1]
+        with pa.OSFile(path) as source:  # not mapped to memory: a file cut short would kill the process
+            self._check_size(group, source.size())
+            with self._lock:
+                footer = self._footers.get(group.shard.path)
+            yield pq.ParquetFile(source, metadata=footer, pre_buffer=True)
 
     @contextmanager
     def _reading(self, group: Group) -> Iterator[None]:
@@ -161,7 +168,7 @@ class Reader:
             )
         with self._lock:
             self._footers[group.shard.path] = footer
-            if len(self._footers) > _FOOTERS:
+            if len(self._footers) > FOOTERS:
                 self._footers.popitem(last=False)
 
     def _keep(self, number: int, columns: Columns, *, evict: bool) -> None:

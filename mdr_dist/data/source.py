@@ -5,7 +5,7 @@ Shape letters: B rows of this process, V streams.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -33,6 +33,7 @@ from mdr_dist.stage import Slice
 __all__ = ["Dataset", "Source"]
 
 _NONE = Extras()
+_LOOK = 16  # steps; how often it is looked for row groups that will be needed, and how far apart
 
 
 class Source:
@@ -209,6 +210,9 @@ class Source:
     ) -> Generator[Batch, None, None]:
         opened = Opened(self._columns(slice, keep=shuffle), linger=len(plan.orders), key=key if shuffle else None)
         for step in range(start, plan.steps):
+            if (step - start) % _LOOK == 0 and slice.unit == "row" and slice.users == "all":
+                soon = opened.lacks(self._groups_at(plan, range(step, min(step + 3 * _LOOK, plan.steps), _LOOK)))
+                self.reader.begin(self.dataset.groups[number] for number in soon if number >= 0)
             order, number = plan.turn(step)
             batch, place = self._batch(order, number, opened=opened, seed=seed_of(*key, step))
             batch = replace(batch, progress=step / (plan.steps - 1) if plan.steps > 1 else 1.0)
@@ -216,6 +220,12 @@ class Source:
             # a sweep's steps are other rows with other workers: what it draws must not depend on the step
             yield self.completed(batch, slice, seed=batch.seed if shuffle else seed_of(*key))
             opened.close_unused()
+
+    def _groups_at(self, plan: Plan, steps: Iterable[int]) -> Iterator[int]:
+        """The row groups in which this worker's streams stand at some steps."""
+        for order, number in map(plan.turn, steps):
+            for stream in range(self._rank, order.streams, self._world):
+                yield from (piece.group for piece in order.pieces(number, stream))
 
     def _batch(self, order: Order, number: int, *, opened: Opened, seed: int) -> tuple[Batch, Array]:
         """This worker's part of a batch: its streams one after the other, each padded to its share.

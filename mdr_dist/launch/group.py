@@ -30,6 +30,7 @@ from mdr_dist.train.lane import LEAVE
 _GATHERING = threading.Lock()  # lanes that each held some of the places would wait for one another
 GRACE = 10.0  # seconds for a worker's place to come back before a group goes on without it
 _POLL = 1.0
+JOINED = "joined"  # in a lane's folder: its workers are there
 Echo = Callable[[str], None]
 
 
@@ -102,6 +103,10 @@ class Group:
             thread.join()
 
     def _watch(self, missing: int, ended: threading.Event) -> None:
+        joined = storage.join(self._folder, JOINED)
+        while not storage.exists(joined):  # what is asked for earlier could be the group's own places
+            if ended.wait(_POLL):
+                return
         with places(self.launch, missing) as held:
             while not ended.wait(_POLL):
                 if held.ready():
@@ -138,9 +143,15 @@ def ask_to_leave(folder: str) -> None:
     storage.write_bytes(storage.join(folder, LEAVE), b"")
 
 
+def say_joined(folder: str) -> None:
+    """Tell that a lane's workers are there."""
+    storage.write_bytes(storage.join(folder, JOINED), b"")
+
+
 def clear(folder: str) -> None:
-    """Forget what an earlier group was asked."""
-    storage.remove(storage.join(folder, LEAVE))
+    """Forget what an earlier group was asked, and that it was there."""
+    for name in (LEAVE, JOINED):
+        storage.remove(storage.join(folder, name))
 
 
 def resources(launch: LaunchConfig) -> dict[str, float]:

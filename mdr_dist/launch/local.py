@@ -29,12 +29,13 @@ from mdr_dist.checkpoint.lanes import lane_folder
 from mdr_dist.config import Job
 from mdr_dist.errors import Left, Stopped, UserError
 from mdr_dist.launch.graph import run_lanes
-from mdr_dist.launch.group import Group, ask_to_leave, clear, places, resources
+from mdr_dist.launch.group import Group, ask_to_leave, clear, places, resources, say_joined
+from mdr_dist.launch.nodes import absolute, check_here, check_nodes
 from mdr_dist.launch.process import group_of_one, leave_export
 from mdr_dist.train.attempt import attempt, open_run, raise_error, write_error
 from mdr_dist.train.lane import Echo, train_lane
 from mdr_dist.train.monitor import line_of
-from mdr_dist.train.run import ERROR, METRICS, PLAN, check, finish
+from mdr_dist.train.run import ERROR, JOB, METRICS, PLAN, check, finish
 
 OBJECT_STORE_BYTES = 256 * 2**20
 # the controller polls this often (seconds); it decides how fast a dead worker is noticed
@@ -42,11 +43,15 @@ ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_V2_ENABLED
 
 
 def train_on_ray(job: Job, runs: str, *, address: str = "", echo: Echo | None = None) -> tuple[str, dict[str, Any]]:
-    """Train a job with `launch.workers` workers on Ray; the run's folder and its metrics."""
-    plan = check(job)
-    runs = os.path.abspath(runs) if storage.is_local(runs) else runs
-    data = os.path.abspath(job.data.path) if storage.is_local(job.data.path) else job.data.path
+    """Train a job with `launch.workers` workers on Ray; the run's folder and its metrics.
+
+    This process, the driver, uses no device: it may be where none is.
+    """
+    runs, data = absolute(runs), absolute(job.data.path)
+    if address:
+        check_here(data)
     job = job.model_copy(update={"data": job.data.model_copy(update={"path": data})})
+    plan = check(job)
     each = plan.workers(job.launch.workers)
     with connected(address):
         _check_fits(job, wait=60 * job.launch.wait_minutes if address else 0, echo=echo)
@@ -57,6 +62,8 @@ def train_on_ray(job: Job, runs: str, *, address: str = "", echo: Echo | None = 
         device = "cuda" if job.launch.gpus_per_worker else "cpu"
         storage.write_json(storage.join(run, PLAN), plan.to_json(job, workers=job.launch.workers, device=device))
         with attempt(run), tempfile.TemporaryDirectory(prefix="mdr-ray-train-") as scratch:
+            if address:
+                check_nodes((data, storage.join(run, JOB)), job.launch)
             with _following(run, tuple(plan.lanes), echo), _stopping(run, tuple(plan.lanes)) as stopping:
                 lanes = _Lanes(job, run, scratch, each, plan.workers(job.launch.least), stopping, echo)
                 run_lanes(plan.lanes, lanes.train, cost=each, room=job.launch.workers)
@@ -75,8 +82,10 @@ def connected(address: str) -> Iterator[None]:
     if address:
         options["address"] = address
     else:
-        options |= {"num_cpus": os.cpu_count(), "object_store_memory": OBJECT_STORE_BYTES}
+        # `local`: a cluster that happens to run on this machine is not ours
+        options |= {"address": "local", "num_cpus": os.cpu_count(), "object_store_memory": OBJECT_STORE_BYTES}
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    main, before = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
     except ConnectionError as error:
@@ -85,9 +94,17 @@ def connected(address: str) -> Iterator[None]:
             "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
         ) from error
     try:
+        if main:
+            signal.signal(signal.SIGTERM, _stop)  # Ray's own way to end prints its C++ stack
         yield
     finally:
         ray.shutdown()
+        if main:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def _stop(*_: object) -> None:
+    raise Stopped("stopped; the same command goes on from the newest checkpoint")
 
 
 def _check_fits(job: Job, *, wait: float = 0, echo: Echo | None = None) -> None:
@@ -174,6 +191,8 @@ def _alone(config: dict[str, Any]) -> None:
 
 def _together(config: dict[str, Any]) -> None:
     """What every worker of a lane of several runs."""
+    if ray.train.get_context().get_world_rank() == 0:
+        say_joined(lane_folder(config["run"], config["lane"]))
     with contextlib.suppress(Left):
         _work(config, ray.train.torch.get_device())
 
@@ -191,10 +210,15 @@ def _work(config: dict[str, Any], device: Any) -> None:
 
 @contextlib.contextmanager
 def _stopping(run: str, lanes: tuple[str, ...]) -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, which also asks all workers to leave. Only a main thread can listen for it."""
+    """An event that SIGTERM sets, which also asks all workers to leave; at once, if it comes again.
+
+    Only a main thread can listen for it.
+    """
     stopping = threading.Event()
 
     def stop(*_: object) -> None:
+        if stopping.is_set():
+            _stop()
         stopping.set()
         for lane in lanes:
             ask_to_leave(lane_folder(run, lane))

@@ -13,6 +13,7 @@ from mdr_dist import storage
 from mdr_dist.checkpoint.lanes import RESULT, lane_folder
 from mdr_dist.config import Job, load
 from mdr_dist.errors import Fault, Stopped, UserError
+from mdr_dist.redact import redacted, secret_in
 from mdr_dist.train.run import ERROR, JOB, METRICS, PLAN, TRACEBACK, plan_of
 
 # what may change between attempts, and what may only where the schedule so far stays the same
@@ -28,12 +29,11 @@ def open_run(job: Job, runs: str) -> str:
     job whose data set has got further periods, or that names further domains, extends the run: stages that are done
     stay done, and a run that was finished goes on with those added.
     """
+    run, written = storage.join(runs, job.name), job_file(job)
     storage.check_folder(runs)
-    run = storage.join(runs, job.name)
-    mine = job.model_dump(mode="json")
     path = storage.join(run, JOB)
     if storage.exists(path):
-        before, now = _leaves(load(Job, path).model_dump(mode="json")), _leaves(mine)
+        before, now = _leaves(load(Job, path).model_dump(mode="json")), _leaves(job.model_dump(mode="json"))
         different = [key for key in now if now[key] != before.get(key)]
         if other := [key for key in different if key not in _GROWS]:
             raise UserError(
@@ -41,8 +41,18 @@ def open_run(job: Job, runs: str) -> str:
                 f"now {now[other[0]]!r}); choose another name, or remove the folder"
             )
         _extend(run, job, different)
-    storage.write_bytes(path, yaml.safe_dump(mine, sort_keys=False).encode())
+    storage.write_bytes(path, written)
     return run
+
+
+def job_file(job: Job) -> bytes:
+    """A job as YAML; a `UserError` if it holds a secret, which would then lie in every run's folder."""
+    text = yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False)
+    if secret := secret_in(text):
+        raise UserError(
+            f"job {redacted(job.name)}: it holds {secret}; take it out: credentials come from the environment alone"
+        )
+    return text.encode()
 
 
 def _leaves(job: dict[str, Any]) -> dict[str, Any]:
@@ -103,16 +113,16 @@ def attempt(run: str) -> Iterator[None]:
         raise
     except Exception as error:
         path = storage.join(run, TRACEBACK)
-        storage.write_bytes(path, traceback.format_exc().encode())
-        reason = next(iter(str(error).splitlines()), "")
+        storage.write_bytes(path, redacted(traceback.format_exc()).encode())
+        reason = redacted(next(iter(str(error).splitlines()), ""))
         raise Fault(f"{type(error).__name__}: {reason}; the traceback is in {path}") from error
 
 
 def write_error(run: str, error: UserError | FloatingPointError, *, lane: str = "") -> None:
     """Leave in the run what another attempt would meet again, and the lane that met it."""
-    left = {"error": str(error), **({"lane": lane} if lane else {})}
+    left = {"error": redacted(str(error)), **({"lane": lane} if lane else {})}
     if isinstance(error, FloatingPointError):
-        left["traceback"] = traceback.format_exc()
+        left["traceback"] = redacted(traceback.format_exc())
     storage.write_json(storage.join(run, ERROR), left)
 
 

@@ -1,4 +1,4 @@
-"""What a run says while it goes: events, `progress.json`, and lines for a person."""
+"""What a run says while it goes: events, and lines for a person."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Monitor:
 
     def __init__(self, lane: str, *, echo: Callable[[str], None] | None = None, every: int = 50) -> None:
         self._lane, self._every = lane, every
-        self._events = Events(storage.join(lane, "events.jsonl")) if is_first() else None
+        self._events = Events(lane) if is_first() else None
         self._echo = echo if is_first() else None
         self._sums: dict[str, Tensor] = {}
         self._count = 0
@@ -97,8 +97,6 @@ class Monitor:
             "epoch_seconds_left": round(left, 1),
         }
         self._write(now)
-        if is_first():
-            storage.write_json(storage.join(self._lane, "progress.json"), {**now, "time": time.time()})
         self._sums, self._count, self._rows, self._mark = {}, 0, 0, time.monotonic()
 
     def _means(self, progress: Progress) -> dict[str, float]:

@@ -65,3 +65,23 @@ def test_closing_ends_the_thread_and_the_items() -> None:
     items.close()  # type: ignore[attr-defined]
     assert made[-1] == -1 and len(made) < 10
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_a_collection_in_another_thread_waits_for_nothing() -> None:
+    """Such as in the thread that answers what the items wait for: it would wait for itself."""
+    answered = threading.Event()
+
+    def asking() -> Generator[int, None, None]:
+        yield 1
+        assert answered.wait(20)
+        yield 2
+
+    items = prefetch(asking(), 1)
+    assert next(items) == 1
+    collecting = threading.Thread(target=items.close)  # type: ignore[attr-defined]
+    collecting.start()
+    collecting.join(10)
+    stuck = collecting.is_alive()
+    answered.set()
+    collecting.join()
+    assert not stuck

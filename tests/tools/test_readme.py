@@ -36,6 +36,7 @@ def test_every_key_of_a_job_is_told_with_its_default() -> None:
 
 def test_commands_are_those_there_are() -> None:
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    commands |= {group.name for group in app.registered_groups}
     assert set(re.findall(r"^\| `mdr (\w+)", README, re.MULTILINE)) == commands
     assert set(re.findall(r"^mdr (\w+)", README, re.MULTILINE)) <= commands
 

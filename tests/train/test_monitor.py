@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from mdr_dist import events as events_module
 from mdr_dist.config import DenseConfig
 from mdr_dist.stage import Stage
 from mdr_dist.train import monitor
@@ -28,7 +29,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Time that goes only when told."""
     clock = SimpleNamespace(now=0.0)
     fake = SimpleNamespace(monotonic=lambda: clock.now, time=lambda: 1e9 + clock.now)
-    monkeypatch.setattr(monitor, "time", fake)
+    for module in (monitor, events_module):
+        monkeypatch.setattr(module, "time", fake)
     return clock
 
 

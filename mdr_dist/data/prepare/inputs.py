@@ -9,6 +9,7 @@ import shutil
 import zipfile
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -68,10 +69,11 @@ def below(raw: str, given: str) -> str:
 def _matches(url: str) -> list[str]:
     fs, path = storage.filesystem(url)
     if not any(mark in path for mark in "*?["):
-        return [url] if fs.isfile(path) else []
+        return [url] if storage.exists(url) and fs.isfile(path) else []
     if storage.is_local(url):
         return sorted(match for match in glob.glob(path, recursive=True) if os.path.isfile(match))
-    return [str(fs.unstrip_protocol(str(match))) for match in sorted(fs.glob(path)) if fs.isfile(match)]
+    found: dict[str, dict[str, Any]] = fs.glob(path, detail=True)  # type: ignore[assignment]
+    return [str(fs.unstrip_protocol(match)) for match, entry in sorted(found.items()) if entry["type"] == "file"]
 
 
 def local(url: str, work: str) -> str:
