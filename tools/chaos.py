@@ -4,7 +4,7 @@
 
 Every trial draws a method, a placement, how many workers, a moment and a fault. Then the command is given again until
 it is done, as a user would. A trial is wrong if the result differs by a bit, if it takes over its deadline, or if a
-checkpoint that says it is done does not load. `recovery` is the time from the fault to the first step after it.
+checkpoint that says it is done does not load. `recovery` is the time from the fault to the next start of a lane.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_file import commit, show
-from chaos_work import Work, digest, sound, steps_after
+from chaos_work import Work, digest, sound, started_after
 
 HOOK = Path(__file__).parent / "chaos_hook"
 DEADLINE = 300.0  # seconds for all attempts of a trial
@@ -106,7 +106,7 @@ def run(trial: Trial, work: Work, folder: Path) -> Outcome:
     if not wrong and digest(trial, folder) != work.expected(trial):
         wrong = "another result"
     fired = token.stat().st_ctime if token.exists() else None
-    recovery = None if fired is None else steps_after(folder, fired)
+    recovery = None if fired is None else started_after(folder, fired)
     return Outcome(trial, attempts, fired is not None, wrong, time.monotonic() - started, recovery)
 
 

@@ -23,14 +23,16 @@ if TYPE_CHECKING:
 DATA = {"sml": ("drift", ("users=400", "items=400", "rows=4000", "periods=4", "domains=2", "user_spread=0.0"))}
 USUAL = ("tiny", ("domains=2",))
 SETTINGS: dict[str, dict[str, Any]] = {
-    "crocodile": {"dim": 16, "sets": 2, "experts": 2, "expert": [8], "tower": [8]},
+    "crocodile": {"dim": 16},
     "cat_art": {"dim": 8, "patience": 0, "cat_patience": 0},
     "adc": {"dim": 8, "patience": 0},
     "sml": {"dim": 8},
     "smf": {"dim": 8, "patience": 0},
 }
+COLUMNS = {"user": "text", "item": "text", "shop": "text", "rating": "float"}
 RECIPE = {
-    "log": [{"files": ["log.csv"], "format": "csv", "columns": {"user": "int", "item": "int", "rating": "float"}}],
+    "log": [{"files": ["log.csv"], "format": "csv", "columns": COLUMNS}],
+    "domain": {"column": "shop"},
     "labels": {"label": "rating >= 3"},
     "features": [{"name": "user"}, {"name": "item", "of": "item"}],
     "split": {"random": {"val": 0.1, "test": 0.2}},
@@ -45,8 +47,8 @@ class Work:
         self._expected: dict[str, str] = {}
         (root / "jobs" / "log").mkdir(parents=True)
         (root / "jobs" / "log" / "prepare.yaml").write_text(yaml.safe_dump(RECIPE))
-        rows = "".join(f"{n * 7 % 997},{n * 13 % 313},{n % 5 + 1}\n" for n in range(20_000))
-        (root / "log.csv").write_text("user,item,rating\n" + rows)
+        rows = "".join(f"u{n * 7 % 997},i{n * 13 % 313},{'ab'[n % 2]},{n % 5 + 1}\n" for n in range(20_000))
+        (root / "log.csv").write_text("user,item,shop,rating\n" + rows)
 
     def dataset(self, method: str) -> str:
         """The data set that a method trains on."""
@@ -124,10 +126,10 @@ def sound(folder: Path) -> str:
 
 @cache
 def _times(path: Path) -> list[float]:
-    return [json.loads(line)["time"] for line in path.read_text().splitlines() if '"kind": "step"' in line]
+    return [json.loads(line)["time"] for line in path.read_text().splitlines() if '"kind": "start"' in line]
 
 
-def steps_after(folder: Path, moment: float) -> float | None:
-    """Seconds from a moment to the first step after it; `None` if there was none."""
+def started_after(folder: Path, moment: float) -> float | None:
+    """Seconds from a moment to the next start of a lane; `None` if there was none."""
     later = [at for path in folder.glob("runs/*/lanes/*/events.jsonl") for at in _times(path) if at > moment]
     return min(later) - moment if later else None
