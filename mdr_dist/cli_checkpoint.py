@@ -1,4 +1,4 @@
-"""The commands `mdr checkpoint …`: what a run has saved, and whether it is whole."""
+"""The commands `mdr checkpoint …`: what a run has saved, whether it is whole, and the same in other shares."""
 
 from __future__ import annotations
 
@@ -34,6 +34,21 @@ def inspect(run: Run, *, as_json: Json = False) -> None:
         place = (str(each[key]) for key in ("number", "stage", "epoch", "step", "workers", "files"))
         table.add_row(each["lane"], *place, f"{each['bytes'] / 2**20:,.1f}", tables)
     out.print(table)
+
+
+@app.command()
+def reshard(
+    run: Run,
+    path: Annotated[str, typer.Argument(metavar="OUT", help="The new run's folder, of the run's name.")],
+    *,
+    workers: Annotated[int, typer.Option(min=1, help="As so many workers would have saved it.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Lay tables.key=value over the job.")] = None,
+) -> None:
+    """Write a run anew, its newest checkpoints cut for another number of workers or another placement."""
+    from mdr_dist.launch.reshard import reshard as run_reshard
+
+    run_reshard(run, path, workers=workers, settings=tuple(settings or ()))
+    inspect(path)
 
 
 @app.command()
