@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mdr_dist import cli_submit
+from mdr_dist import cli_checkpoint, cli_submit
 from mdr_dist.errors import Fault, Stopped, UserError
 from mdr_dist.redact import redacted
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(cli_submit.app, name="submit")
+app.add_typer(cli_checkpoint.app, name="checkpoint")
 out = Console(soft_wrap=True)
 
 Settings = Annotated[list[str] | None, typer.Option("--set", help="Lay key.path=value over the file; may repeat.")]

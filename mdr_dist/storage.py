@@ -184,8 +184,13 @@ def write_bytes(url: str, data: bytes) -> None:
 
 def read_json(url: str) -> Any:
     """A JSON file's value; `UserError` if it is missing or not JSON."""
+    return parsed(read_bytes(url), url)
+
+
+def parsed(data: bytes, url: str) -> Any:
+    """The value of a JSON file's bytes; `UserError` if they are not JSON."""
     try:
-        return json.loads(read_bytes(url))
+        return json.loads(data)
     except ValueError as error:  # no JSON, or no text at all
         raise UserError(f"{url}: not valid JSON ({error}); was it written by another program?") from error
 

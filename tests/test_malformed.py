@@ -161,7 +161,9 @@ CASES: list[tuple[str, Spoil, tuple[str, ...], str]] = [
     ("tables cut short", cut(f"{RUN}/lanes/main/checkpoints/*/*.distcp"), ("evaluate", RUN), "000"),
     ("metadata of noise", noise(f"{RUN}/lanes/main/checkpoints/*/.metadata"), ("evaluate", RUN), "000"),
     ("code for metadata", owned_metadata, ("evaluate", RUN), "000"),
-    ("half a progress", cut(f"{RUN}/lanes/main/checkpoints/*/progress.json"), ("evaluate", RUN), "not valid JSON"),
+    ("half a progress", cut(f"{RUN}/lanes/main/checkpoints/*/progress.json"), ("evaluate", RUN), "damaged"),
+    ("half a seal", cut(f"{RUN}/lanes/main/checkpoints/*/DONE"), ("evaluate", RUN), "not valid JSON"),
+    ("tables of noise", noise(f"{RUN}/lanes/main/checkpoints/*/*.distcp"), ("evaluate", RUN), "damaged"),
     (
         "another schema",
         manifest("set/schema.json", lambda s: {**s, "name": "x"}),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from safetensors.torch import load_file
 
+from mdr_dist.checkpoint.seal import verify
 from mdr_dist.data.layout import read_shards
 from mdr_dist.data.synthetic import configure, synthesize
 from mdr_dist.tables.saved import SavedTables
@@ -116,6 +117,7 @@ def sound(folder: Path) -> str:
     """What is wrong with the checkpoints that say they are done; nothing if all of them load."""
     for done in folder.glob("runs/*/lanes/*/checkpoints/*/DONE"):
         try:
+            verify(str(done.parent))
             SavedTables(str(done.parent)).read_metadata()
             load_file(done.parent / "dense.safetensors")
             json.loads((done.parent / "progress.json").read_text())

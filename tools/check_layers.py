@@ -20,7 +20,7 @@ from source_tree import PACKAGE, Finding, FunctionNode, Source, read_sources
 
 # From the top down. A part imports its own layer and those below. `__init__` is the package's own.
 LAYERS = (
-    ("cli", "cli_submit", "compare", "watch", "__main__"),
+    ("cli", "cli_submit", "cli_checkpoint", "compare", "watch", "__main__"),
     ("launch",),
     ("train",),
     ("eval", "checkpoint"),

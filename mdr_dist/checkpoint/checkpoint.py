@@ -3,11 +3,12 @@
 000400/  .metadata and shards   tables with optimizer state, by torch.distributed.checkpoint, each process its own
          dense.safetensors      dense parameters, buffers and their optimizer state, written by process 0
          progress.json          where the run stood, and whose checkpoint it is
-         DONE                   written last
+         DONE                   written last: every file's bytes and sha256
 """
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -19,20 +20,19 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 from torch.distributed.checkpoint import load, save  # pyright: ignore[reportPrivateImportUsage]
-from torch.distributed.checkpoint._fsspec_filesystem import FsspecWriter
 from torch.distributed.checkpoint.api import CheckpointException
 
 from mdr_dist import storage
 from mdr_dist.batch import world_size
 from mdr_dist.checkpoint.grown import GrownPlanner, Identity
+from mdr_dist.checkpoint.seal import DONE, WHAT_NOW, SealedWriter, Sum, checked, gathered, seal, verify
 from mdr_dist.errors import UserError
 from mdr_dist.tables.saved import SavedTables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_WHAT_NOW = "restore it, or remove the folder to go on from the checkpoint before it"
-DONE, PROGRESS, DENSE = "DONE", "progress.json", "dense.safetensors"
+PROGRESS, DENSE = "progress.json", "dense.safetensors"
 
 
 class Checkpoints:
@@ -66,17 +66,21 @@ class Checkpoints:
             self._remove(number)
             storage.make_folder(folder)
         barrier()
+        writer = SealedWriter(folder)
         with quiet(), _writing():
-            save(tables, storage_writer=FsspecWriter(folder, single_file_per_rank=True), no_dist=world_size() == 1)
+            save(tables, storage_writer=writer, no_dist=world_size() == 1)
+        sums = gathered(writer.sums)
         if is_first():
-            storage.write_bytes(storage.join(folder, DENSE), save_tensors(contiguous(dense)))
-            storage.write_json(storage.join(folder, PROGRESS), progress)
-            storage.write_bytes(storage.join(folder, DONE), b"")
+            files = {DENSE: save_tensors(contiguous(dense)), PROGRESS: json.dumps(progress, indent=1).encode()}
+            for name, data in files.items():
+                storage.write_bytes(storage.join(folder, name), data)
+            seal(folder, sums | {name: Sum.of(data) for name, data in files.items()})
         barrier()
 
     def progress(self, number: int) -> dict[str, Any]:
         """A checkpoint's `progress.json`."""
-        return storage.read_json(storage.join(self.folder(number), PROGRESS))
+        folder = self.folder(number)
+        return storage.parsed(checked(folder, PROGRESS), storage.join(folder, PROGRESS))
 
     def check(self, number: int, identity: Identity) -> None:
         """Raise `UserError` unless a checkpoint is of this method and schema, or of one that this has grown from."""
@@ -86,15 +90,16 @@ class Checkpoints:
         """A checkpoint's dense tensors."""
         path = storage.join(self.folder(number), DENSE)
         try:
-            return load_tensors(storage.read_bytes(path))
+            return load_tensors(checked(self.folder(number), DENSE))
         except SafetensorError as error:
-            raise UserError(f"{path}: damaged: {error}; {_WHAT_NOW}") from error
+            raise UserError(f"{path}: damaged: {error}; {WHAT_NOW}") from error
 
     def load_tables(self, number: int, tables: dict[str, Any]) -> None:
         """Fill table state in place, whatever placement and number of processes wrote it.
 
         Rows that a table has got since stay as they are.
         """
+        verify(self.folder(number))
         with quiet(), reading(self.folder(number)):
             reader, alone = SavedTables(self.folder(number)), world_size() == 1
             load(tables, storage_reader=reader, planner=GrownPlanner(), no_dist=alone)
@@ -122,7 +127,7 @@ def reading(folder: str) -> Iterator[None]:
         if isinstance(cause := _cause(error), UserError):
             raise cause from error
         reason = next(iter(str(cause).splitlines()), type(cause).__name__)
-        raise UserError(f"{folder}: the tables do not load: {reason}; {_WHAT_NOW}") from error
+        raise UserError(f"{folder}: the tables do not load: {reason}; {WHAT_NOW}") from error
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from torch import Tensor
 from mdr_dist import storage
 from mdr_dist.checkpoint.checkpoint import Checkpoints
 from mdr_dist.checkpoint.grown import Identity
+from mdr_dist.checkpoint.seal import verify
 from mdr_dist.errors import UserError
 from mdr_dist.stage import Lane
 
@@ -69,6 +70,7 @@ class Outputs:
             where = "" if missing == ["main"] else f" in lane {missing[0]}"
             raise UserError(f"{run}: the run has no finished checkpoint yet{where}; train it first")
         self._owner = {table: lane.name for lane in self._lanes for table in lane.saves}
+        self._verified: set[str] = set()
 
     @property
     def step(self) -> int:
@@ -86,8 +88,12 @@ class Outputs:
         return frozenset(self._owner)
 
     def folder(self, table: str) -> str:
-        """The checkpoint folder that holds a table; `KeyError` if none does."""
-        return self._folder(self._owner[table])
+        """The checkpoint folder that holds a table, its files what was written; `KeyError` if none does."""
+        folder = self._folder(self._owner[table])
+        if folder not in self._verified:
+            verify(folder)
+            self._verified.add(folder)
+        return folder
 
     def lane(self, table: str) -> str:
         """The lane that saved a table."""

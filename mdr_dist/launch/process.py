@@ -43,10 +43,10 @@ def evaluate_run(run: str, *, dataset: str = "", split: str = "test", settings: 
 
     `settings` of `eval` are laid over the job's.
     """
-    job = _measured_as(_job_of(run), settings)
+    job = _measured_as(job_of(run), settings)
     if dataset:
         job = job.model_copy(update={"data": job.data.model_copy(update={"path": dataset})})
-    plan = _plan_of(run, job)
+    plan = plan_in(run, job)
     saved = outputs(run, plan, job)
     with group_of_one() as device:
         method = plan.method.to(device)
@@ -79,7 +79,7 @@ def _measured_as(job: Job, settings: tuple[str, ...]) -> Job:
     return overlaid(Job, job.model_dump(mode="json"), settings=settings, where="--set")
 
 
-def _plan_of(run: str, job: Job) -> Plan:
+def plan_in(run: str, job: Job) -> Plan:
     """The plan of a run that was trained; lanes have other names where domains have."""
     _check_schema(Dataset.open(job.data.path), schema_of(run), of=f"the run {run}")
     return plan_of(job)
@@ -96,8 +96,8 @@ def _check_schema(dataset: Dataset, fingerprint: str, *, of: str) -> None:
 
 def export_run(run: str, out: str, *, form: Form) -> dict[str, Any]:
     """Export a run's newest state; the manifest."""
-    job = _job_of(run)
-    plan = _plan_of(run, job)
+    job = job_of(run)
+    plan = plan_in(run, job)
     return export(outputs(run, plan, job), out=out, method=plan.method, job=job, form=form)
 
 
@@ -112,7 +112,8 @@ def leave_export(job: Job, run: str) -> None:
         export(saved, out=out, method=plan.method, job=job, form=job.train.export)
 
 
-def _job_of(run: str) -> Job:
+def job_of(run: str) -> Job:
+    """The job in a run's folder; a `UserError` if it is no run."""
     path = storage.join(run, JOB)
     if not storage.exists(path):
         raise UserError(f"{run}: not a run (no {JOB}) and not an export (no manifest.json)")

@@ -17,7 +17,7 @@ from mdr_dist.redact import redacted, secret_in
 from mdr_dist.train.run import ERROR, JOB, METRICS, PLAN, TRACEBACK, plan_of
 
 # what may change between attempts, and what may only where the schedule so far stays the same
-_FREE = {"launch", "data.prefetch", "data.cache_mb", "train.export"}
+_FREE = {"launch", "tables.placement", "tables.device_gb", "data.prefetch", "data.cache_mb", "train.export"}
 _FREE |= {f"train.{key}" for key in ("save_minutes", "save_steps", "keep", "log_steps")}
 _GROWS = {"data.path", "data.domains", "method.order"}
 
