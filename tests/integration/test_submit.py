@@ -176,7 +176,9 @@ def test_left_alone_refused_stopped_and_resumed(
     assert mdr(monkeypatch, "submit", "stop", "long") == 0
     assert capsys.readouterr().out == "long@1 stopped\n"
     assert mdr(monkeypatch, "submit", "logs", "long") == 0
-    assert said(capsys.readouterr().out) == ["mdr: stopped; the same command goes on from the newest checkpoint"]
+    assert said(capsys.readouterr().out) == [
+        "mdr: stopped with a checkpoint of each lane; the same command goes on from them"
+    ]
     assert mdr(monkeypatch, "submit", "logs", "--follow", "long") == 143
     assert not (tmp_path / "runs/long/metrics.json").exists()
 
