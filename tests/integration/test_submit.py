@@ -158,7 +158,7 @@ def test_left_alone_refused_stopped_and_resumed(
     job: Job, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An interrupt ends the following, not the job; one that was stopped goes on when it is submitted again."""
-    train = job.train.model_copy(update={"epochs": 8, "eval_epochs": 0, "save_steps": 10})
+    train = job.train.model_copy(update={"epochs": 40, "eval_epochs": 0, "save_steps": 10})
     long = job.model_copy(update={"name": "long", "train": train})
     path, events = written(long), tmp_path / "runs/long/lanes/main/events.jsonl"
     following = start("submit", path, "--address", address)
