@@ -7,6 +7,8 @@ without access to files or network.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field, field_validator, model_validator
 
 from mdr_dist.config import Section
@@ -24,6 +26,8 @@ from mdr_dist.data.prepare.sections import (
 )
 from mdr_dist.schema import DOMAIN, RESERVED
 
+Bound = Annotated[float, Field(allow_inf_nan=True)]  # of labels, which need not have one
+
 
 class Recipe(Section):
     """A whole recipe. `folder` names the raw folder under `$MDR_DATA`, where it is not the recipe's own folder.
@@ -39,7 +43,7 @@ class Recipe(Section):
     derive: dict[str, str] = Field(default_factory=dict)
     where: tuple[str, ...] = ()
     labels: dict[str, str] = Field(min_length=1)
-    within: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    within: dict[str, tuple[Bound, Bound]] = Field(default_factory=dict)
     domain: Domain
     time: Time | None = None
     dedupe: Dedupe | None = None
