@@ -44,9 +44,14 @@ def join(url: str, *parts: str) -> str:
 
 def inside(url: str, name: str) -> str:
     """The URL of a file in a folder, by a name that some file told; a `UserError` if that leads out of the folder."""
-    if posixpath.isabs(name) or "://" in name or ".." in name.split("/"):
+    if leads_out(name):
         raise UserError(f"{url}: {name!r} leads out of the folder")
     return join(url, name)
+
+
+def leads_out(name: str) -> bool:
+    """Whether a name, put behind a folder's, may be of something that is not in the folder."""
+    return posixpath.isabs(name) or "://" in name or ".." in name.split("/")
 
 
 def exists(url: str) -> bool:
@@ -67,8 +72,8 @@ def names(url: str) -> list[str]:
         entries = fs.ls(path, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    inside = (entry["name"].rstrip("/") for entry in entries if entry["name"].strip("/") != path.strip("/"))
-    return sorted(posixpath.basename(name) for name in inside)
+    paths = (entry["name"].rstrip("/") for entry in entries if entry["name"].strip("/") != path.strip("/"))
+    return sorted(posixpath.basename(found) for found in paths)
 
 
 def files(url: str) -> dict[str, int]:
@@ -197,4 +202,9 @@ def parsed(data: bytes, url: str) -> Any:
 
 def write_json(url: str, value: Any) -> None:
     """Write a value as indented JSON, whole or not at all."""
-    write_bytes(url, (json.dumps(value, indent=1) + "\n").encode())
+    write_bytes(url, as_json(value))
+
+
+def as_json(value: Any) -> bytes:
+    """A value as the bytes of a JSON file."""
+    return (json.dumps(value, indent=1) + "\n").encode()

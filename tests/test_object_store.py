@@ -159,14 +159,7 @@ def test_a_wrong_setting_is_named(
     s3: str, environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, {"AWS_MAX_ATTEMPTS": "1", **environment})
-    calls = (
-        storage.exists,
-        storage.names,
-        storage.files,
-        storage.read_bytes,
-        lambda url: storage.write_bytes(url, b""),
-    )
-    for call in calls:
+    for call in CALLS:
         with pytest.raises(UserError, match=rf"^s3://tests/.*{message}") as raised:
             call(f"{s3}/file")
         assert SECRET not in str(raised.value) and "guess-77" not in str(raised.value)
@@ -174,14 +167,7 @@ def test_a_wrong_setting_is_named(
 
 
 def test_a_bucket_that_is_not_there_is_named(s3: str) -> None:
-    calls = (
-        storage.exists,
-        storage.names,
-        storage.files,
-        storage.read_bytes,
-        lambda url: storage.write_bytes(url, b""),
-    )
-    for call in calls:
+    for call in CALLS:
         with pytest.raises(UserError, match=r"^s3://none/file: there is no bucket 'none' at http://127"):
             call("s3://none/file")
     with pytest.raises(UserError, match=r"^s3://no bucket/file: no bucket can have that name"):

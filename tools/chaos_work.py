@@ -6,7 +6,6 @@ import hashlib
 import json
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +125,6 @@ def sound(folder: Path) -> str:
     return ""
 
 
-@cache
 def _times(path: Path) -> list[float]:
     return [json.loads(line)["time"] for line in path.read_text().splitlines() if '"kind": "start"' in line]
 

@@ -44,7 +44,7 @@ class Store:
 @contextlib.contextmanager
 def serving(folder: Path, *, volumes: int = 20) -> Iterator[Store]:
     """A store that keeps its objects in a folder, in `volumes` files of 256 MiB at most; killed at the end."""
-    ports = _free_ports(2 * len(_SERVERS))
+    ports = free_ports(2 * len(_SERVERS))
     (folder / "objects").mkdir(parents=True)
     identity = {"name": "all", "credentials": [{"accessKey": KEY, "secretKey": SECRET}]}
     identity["actions"] = ["Admin", "Read", "Write", "List", "Tagging"]
@@ -75,7 +75,8 @@ def _command(folder: Path, ports: list[int], volumes: int) -> list[str]:
     ]
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of loopback that nothing listens on."""
     with contextlib.ExitStack() as held:
         sockets = [held.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -71,7 +70,7 @@ class Checkpoints:
             save(tables, storage_writer=writer, no_dist=world_size() == 1)
         sums = gathered(writer.sums)
         if is_first():
-            files = {DENSE: save_tensors(contiguous(dense)), PROGRESS: json.dumps(progress, indent=1).encode()}
+            files = {DENSE: save_tensors(contiguous(dense)), PROGRESS: storage.as_json(progress)}
             for name, data in files.items():
                 storage.write_bytes(storage.join(folder, name), data)
             seal(folder, sums | {name: Sum.of(data) for name, data in files.items()})

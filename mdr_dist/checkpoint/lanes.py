@@ -88,12 +88,8 @@ class Outputs:
         return frozenset(self._owner)
 
     def folder(self, table: str) -> str:
-        """The checkpoint folder that holds a table, its files what was written; `KeyError` if none does."""
-        folder = self._folder(self._owner[table])
-        if folder not in self._verified:
-            verify(folder)
-            self._verified.add(folder)
-        return folder
+        """The checkpoint folder that holds a table; `KeyError` if none does."""
+        return self._folder(self._owner[table])
 
     def lane(self, table: str) -> str:
         """The lane that saved a table."""
@@ -145,4 +141,9 @@ class Outputs:
         return number
 
     def _folder(self, lane: str) -> str:
-        return self._checkpoints[lane].folder(self._number(lane))
+        """A lane's newest checkpoint, whose files are what was written."""
+        folder = self._checkpoints[lane].folder(self._number(lane))
+        if folder not in self._verified:
+            verify(folder)
+            self._verified.add(folder)
+        return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,11 +18,7 @@ from mdr_dist.tables.saved import SavedTables
 
 def checkpoints_in(run: str) -> list[dict[str, Any]]:
     """Every finished checkpoint, by lane and age: where it stood, how many processes wrote it, its files and tables."""
-    return [
-        _told(checkpoints, lane=lane, number=number)
-        for lane, checkpoints in _lanes(run).items()
-        for number in checkpoints.numbers()
-    ]
+    return [_told(checkpoints, lane=lane, number=number) for lane, checkpoints, number in _finished(run)]
 
 
 def verified(run: str) -> list[dict[str, Any]]:
@@ -31,16 +28,18 @@ def verified(run: str) -> list[dict[str, Any]]:
     """
     return [
         {"lane": lane, "number": number, "bytes": verify(checkpoints.folder(number))}
-        for lane, checkpoints in _lanes(run).items()
-        for number in checkpoints.numbers()
+        for lane, checkpoints, number in _finished(run)
     ]
 
 
-def _lanes(run: str) -> dict[str, Checkpoints]:
+def _finished(run: str) -> Iterator[tuple[str, Checkpoints, int]]:
+    """Lane, its checkpoints, and the number of one of them."""
     names = [unquote(name) for name in storage.names(storage.join(run, "lanes"))]
     if not names:
         raise UserError(f"{run}: not a run with checkpoints (no lanes/)")
-    return {name: checkpoints_of(run, name) for name in names}
+    for name in names:
+        checkpoints = checkpoints_of(run, name)
+        yield from ((name, checkpoints, number) for number in checkpoints.numbers())
 
 
 def _told(checkpoints: Checkpoints, *, lane: str, number: int) -> dict[str, Any]:

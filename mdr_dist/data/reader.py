@@ -105,6 +105,11 @@ class Reader:
             # one thread: the prefetching one. Decoding outruns training many times over as it is.
             return file.read_row_group(group.index, columns=names, use_threads=False)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether bringing a row group takes its time, so that it is worth to `begin` it early."""
+        return self._remote is not None
+
     def begin(self, groups: Iterable[Group]) -> None:
         """Have row groups brought that will soon be asked for, all columns of them, from where that takes its time."""
         if self._remote:

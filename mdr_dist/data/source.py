@@ -209,8 +209,9 @@ class Source:
         self, plan: Plan, slice: Slice, *, key: tuple[str | int, ...], start: int, shuffle: bool
     ) -> Generator[Batch, None, None]:
         opened = Opened(self._columns(slice, keep=shuffle), linger=len(plan.orders), key=key if shuffle else None)
+        ahead = self.reader.is_remote and slice.unit == "row" and slice.users == "all"
         for step in range(start, plan.steps):
-            if (step - start) % _LOOK == 0 and slice.unit == "row" and slice.users == "all":
+            if ahead and (step - start) % _LOOK == 0:
                 soon = opened.lacks(self._groups_at(plan, range(step, min(step + 3 * _LOOK, plan.steps), _LOOK)))
                 self.reader.begin(self.dataset.groups[number] for number in soon if number >= 0)
             order, number = plan.turn(step)

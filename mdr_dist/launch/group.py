@@ -25,13 +25,12 @@ from mdr_dist.checkpoint.lanes import RESULT, lane_folder
 from mdr_dist.config import LaunchConfig
 from mdr_dist.errors import Fault
 from mdr_dist.train.attempt import raise_error
-from mdr_dist.train.lane import LEAVE
+from mdr_dist.train.lane import LEAVE, Echo
 
 _GATHERING = threading.Lock()  # lanes that each held some of the places would wait for one another
 GRACE = 10.0  # seconds for a worker's place to come back before a group goes on without it
 _POLL = 1.0
 JOINED = "joined"  # in a lane's folder: its workers are there
-Echo = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +58,8 @@ class Group:
             clear(self._folder)
             if self.stopping.is_set():
                 return
+            if workers < self.wanted:
+                self._say(f"lane {self.config['lane']}: goes on with {workers} of {self.wanted} workers")
             try:
                 with self._growing(workers):
                     self._fit(workers)
@@ -83,8 +84,6 @@ class Group:
                         f"for {waited:.0f} s, and {self.least} are needed; the same command goes on when there is more"
                     )
                 time.sleep(_POLL)
-        if room < self.wanted:
-            self._say(f"lane {self.config['lane']}: goes on with {room} of {self.wanted} workers")
         return room
 
     @contextlib.contextmanager

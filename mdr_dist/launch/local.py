@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import tempfile
 import threading
 import time
@@ -28,11 +27,13 @@ from mdr_dist import storage
 from mdr_dist.checkpoint.lanes import lane_folder
 from mdr_dist.config import Job
 from mdr_dist.errors import Left, Stopped, UserError
+from mdr_dist.events import EVENTS
 from mdr_dist.launch.graph import run_lanes
 from mdr_dist.launch.group import Group, ask_to_leave, clear, places, resources, say_joined
 from mdr_dist.launch.nodes import absolute, check_here, check_nodes
 from mdr_dist.launch.process import group_of_one, leave_export
 from mdr_dist.train.attempt import attempt, open_run, raise_error, write_error
+from mdr_dist.train.interrupt import at_sigterm
 from mdr_dist.train.lane import Echo, train_lane
 from mdr_dist.train.monitor import line_of
 from mdr_dist.train.run import ERROR, JOB, METRICS, PLAN, check, finish
@@ -85,22 +86,19 @@ def connected(address: str) -> Iterator[None]:
         # `local`: a cluster that happens to run on this machine is not ours
         options |= {"address": "local", "num_cpus": os.cpu_count(), "object_store_memory": OBJECT_STORE_BYTES}
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    main, before = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(**options)
-    except ConnectionError as error:
-        raise UserError(
-            f"--address {address}: no Ray cluster answers there: {str(error).splitlines()[0]}; if it asks for a token, "
-            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
-        ) from error
-    try:
-        if main:
-            signal.signal(signal.SIGTERM, _stop)  # Ray's own way to end prints its C++ stack
-        yield
-    finally:
-        ray.shutdown()
-        if main:
-            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+    with at_sigterm(_stop):
+        try:
+            ray.init(**options)
+        except ConnectionError as error:
+            raise UserError(
+                f"--address {address}: no Ray cluster answers there: {str(error).splitlines()[0]}; if it asks for a "
+                "token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+            ) from error
+        try:
+            with at_sigterm(_stop):  # once more: Ray has set its own, which prints its C++ stack
+                yield
+        finally:
+            ray.shutdown()
 
 
 def _stop(*_: object) -> None:
@@ -146,9 +144,6 @@ class _Lanes:
     def train(self, lane: str) -> None:
         """Train a lane to its end, or until it is to stop; what ends a worker for good is raised, as it was."""
         failure: Exception | None = None
-        clear(lane_folder(self.run, lane))
-        if self.stopping.is_set():
-            return
         config = {"job": self.job.model_dump(mode="json"), "run": self.run, "lane": lane}
         try:
             if self.workers[lane] == 1:
@@ -172,6 +167,9 @@ class _Lanes:
 
     def _task(self, config: dict[str, Any]) -> None:
         launch = self.job.launch
+        clear(lane_folder(self.run, config["lane"]))
+        if self.stopping.is_set():
+            return
         ray.get(
             ray.remote(max_calls=1)(_alone)  # a process a lane: nothing of it is left to the next
             .options(
@@ -210,10 +208,7 @@ def _work(config: dict[str, Any], device: Any) -> None:
 
 @contextlib.contextmanager
 def _stopping(run: str, lanes: tuple[str, ...]) -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, which also asks all workers to leave; at once, if it comes again.
-
-    Only a main thread can listen for it.
-    """
+    """An event that SIGTERM sets, which also asks all workers to leave; at once, if it comes again."""
     stopping = threading.Event()
 
     def stop(*_: object) -> None:
@@ -223,12 +218,8 @@ def _stopping(run: str, lanes: tuple[str, ...]) -> Iterator[threading.Event]:
         for lane in lanes:
             ask_to_leave(lane_folder(run, lane))
 
-    before = signal.signal(signal.SIGTERM, stop) if threading.current_thread() is threading.main_thread() else None
-    try:
+    with at_sigterm(stop):
         yield stopping
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -247,7 +238,7 @@ def _following(run: str, lanes: tuple[str, ...], echo: Echo | None) -> Iterator[
 
 
 def _follow(run: str, lanes: tuple[str, ...], echo: Echo, *, ended: threading.Event) -> None:
-    paths = [storage.join(lane_folder(run, lane), "events.jsonl") for lane in lanes]
+    paths = [storage.join(lane_folder(run, lane), EVENTS) for lane in lanes]
     seen = {path: len(_lines(path)) for path in paths}
     last = False
     while not last:

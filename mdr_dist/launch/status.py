@@ -7,6 +7,7 @@ from typing import Any
 from mdr_dist import storage
 from mdr_dist.checkpoint.lanes import RESULT, checkpoints_of, lane_folder
 from mdr_dist.errors import UserError
+from mdr_dist.events import EVENTS, PROGRESS
 from mdr_dist.train.run import ERROR, JOB, METRICS, PLAN, TRACEBACK
 
 
@@ -38,13 +39,13 @@ def status_of(run: str) -> dict[str, Any]:
 def _lane(run: str, lane: dict[str, Any], *, failed: bool) -> dict[str, Any]:
     """`failed`: what stopped the run may have been this lane; it was if the lane had begun and is not done."""
     folder = lane_folder(run, lane["name"])
-    begun = any(storage.exists(storage.join(folder, name)) for name in ("progress.json", "events.jsonl"))
+    begun = any(storage.exists(storage.join(folder, name)) for name in (PROGRESS, EVENTS))
     state = ("failed" if failed else "running") if begun else "waiting"
     return {
         "state": "finished" if storage.exists(storage.join(folder, RESULT)) else state,
         "after": lane["after"],
         "workers": lane["workers"],
-        "progress": _read(folder, "progress.json"),
+        "progress": _read(folder, PROGRESS),
         "checkpoints": checkpoints_of(run, lane["name"]).numbers(),
     }
 

@@ -6,13 +6,14 @@ themselves torch reads with `weights_only=True`.
 
 from __future__ import annotations
 
-import os
 import pickle
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint._fsspec_filesystem import FsspecReader
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+
+from mdr_dist import storage
 
 _KNOWN = {
     "torch": {"Size"},
@@ -41,7 +42,7 @@ class SavedTables(FsspecReader):
         if not isinstance(metadata, Metadata):
             raise pickle.UnpicklingError(f"a {type(metadata).__name__} in place of the metadata")
         for info in metadata.storage_data.values():
-            if os.path.isabs(info.relative_path) or ".." in info.relative_path.split("/"):
+            if storage.leads_out(info.relative_path):
                 raise pickle.UnpicklingError(f"{info.relative_path!r} leads out of the checkpoint")
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         metadata.storage_meta.load_id = self.load_id

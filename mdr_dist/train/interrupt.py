@@ -6,18 +6,33 @@ Clocks, signals and files look different to each process: those of process 0 dec
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 import torch
 
 from mdr_dist.batch import world_size
+from mdr_dist.checkpoint.checkpoint import is_first
 from mdr_dist.config import TrainConfig
 
 LOOK_SECONDS = 5.0  # between looks for a file, which may lie on an object store
 _STEPS = 16
+
+
+@contextmanager
+def at_sigterm(handler: Callable[..., None]) -> Iterator[None]:
+    """Have SIGTERM call the handler until the context ends; only a main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 class Wanted(NamedTuple):
@@ -36,39 +51,34 @@ class Interrupts:
         self._signalled = False
         self._saved_at = self._looked_at = time.monotonic()
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take SIGTERM for a wish to stop; only a main thread can."""
+    def listening(self) -> AbstractContextManager[None]:
+        """Take SIGTERM for a wish to stop."""
 
         def stop(*_: object) -> None:
             self._signalled = True
 
-        try:
-            before = signal.signal(signal.SIGTERM, stop)
-        except ValueError:
-            before = None
-        try:
-            yield
-        finally:
-            if before is not None:
-                signal.signal(signal.SIGTERM, before)
+        return at_sigterm(stop)
 
     def after(self, step: int) -> Wanted:
         """What is wanted after the run's step of this number; the same in all processes."""
-        config, wanted = self._config, torch.zeros(3, dtype=torch.int64)
-        if world_size() == 1 or step % _STEPS == 0:
-            minutes = config.save_minutes
-            timed = bool(minutes) and time.monotonic() - self._saved_at >= 60 * minutes
-            wanted = torch.tensor([int(timed), int(self._signalled), int(self._leave())])
-        if world_size() > 1 and step % _STEPS == 0:
-            torch.distributed.broadcast(wanted, src=0)
-        due = bool(config.save_steps) and step % config.save_steps == 0
-        timed, stop, leave = (bool(each) for each in wanted)
-        return Wanted(due or timed or stop or leave, stop, leave)
+        asked = world_size() == 1 or step % _STEPS == 0
+        wanted = self._wanted() if asked and is_first() else Wanted(save=False, stop=False, leave=False)
+        if asked and world_size() > 1:
+            told = torch.tensor(wanted, dtype=torch.int64)
+            torch.distributed.broadcast(told, src=0)
+            wanted = Wanted(*map(bool, told.tolist()))
+        due = bool(self._config.save_steps) and step % self._config.save_steps == 0
+        return wanted._replace(save=due or any(wanted))
 
     def saved(self) -> None:
         """A checkpoint was written now."""
         self._saved_at = time.monotonic()
+
+    def _wanted(self) -> Wanted:
+        """By this process's clock, signal and look."""
+        minutes = self._config.save_minutes
+        timed = bool(minutes) and time.monotonic() - self._saved_at >= 60 * minutes
+        return Wanted(timed, self._signalled, self._leave())
 
     def _leave(self) -> bool:
         if time.monotonic() - self._looked_at < LOOK_SECONDS:
