@@ -24,6 +24,7 @@ from mdr_dist import storage
 from mdr_dist.checkpoint.lanes import RESULT, lane_folder
 from mdr_dist.config import LaunchConfig
 from mdr_dist.errors import Fault
+from mdr_dist.launch.rendezvous import Rendezvous
 from mdr_dist.train.attempt import raise_error
 from mdr_dist.train.lane import LEAVE, Echo
 
@@ -118,7 +119,7 @@ class Group:
         trainer = ray.train.torch.TorchTrainer(
             self.work,
             train_loop_config=self.config,
-            torch_config=ray.train.torch.TorchConfig(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
+            torch_config=Rendezvous(backend="cpu:gloo,cuda:nccl" if gpus else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=workers, use_gpu=gpus, resources_per_worker=resources(self.launch)
             ),
