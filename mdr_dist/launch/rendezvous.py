@@ -7,13 +7,13 @@ loopback on many machines, and on others a network that the nodes do not share.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import psutil
 import ray
 import ray.util
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
 
 INTERFACE = "GLOO_SOCKET_IFNAME"
 
@@ -27,7 +27,7 @@ class Rendezvous(TorchConfig):
 
 
 class _Backend(_TorchBackend):
-    def on_start(self, worker_group: WorkerGroup, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         try:
             worker_group.execute(take_interface)
             super().on_start(worker_group, backend_config)

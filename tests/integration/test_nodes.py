@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +13,7 @@ from ray.cluster_utils import Cluster
 
 from mdr_dist.config import Job
 from mdr_dist.launch.process import train_here
-from support.cluster import environment
+from support.cluster import environment, events, wait
 from support.jobs import small_job
 
 pytestmark = pytest.mark.slow
@@ -42,20 +39,6 @@ def job(dataset: str) -> Job:
     launch = {"workers": 2, "min_workers": 1}
     train = {"save_steps": 25, "epochs": 14, "eval_epochs": 0, "keep": 3}
     return small_job("crocodile", dataset, method={"dim": 64}, train=train, tables=LOW, dense=LOW, launch=launch)
-
-
-def events(run: Path, kind: str) -> list[dict[str, Any]]:
-    path = run / "lanes" / "main" / "events.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if f'"kind": "{kind}"' in line]
-
-
-def wait(process: subprocess.Popen[bytes], until: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 150
-    while not until():
-        assert process.poll() is None, "the run ended before it could be disturbed"
-        assert time.monotonic() < deadline, "it does not come"
-        time.sleep(0.05)
 
 
 def test_a_node_is_lost_and_another_comes(cluster: Cluster, job: Job, tmp_path: Path) -> None:

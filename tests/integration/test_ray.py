@@ -155,6 +155,17 @@ def test_a_loss_that_is_not_finite_ends_a_run_at_once(
     assert status_of(str(run))["lanes"][lane]["state"] == "failed"
 
 
+def test_workers_that_cannot_meet_end_a_run_with_the_reason(
+    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not with a wait for the places that their group had."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "none")
+    launch = job.launch.model_copy(update={"max_failures": 1, "wait_minutes": 1.0})
+    process = start(job.model_copy(update={"launch": launch}), tmp_path)
+    assert process.wait(timeout=300) == 1
+    assert "address for: none" in (tmp_path / job.name / "error.txt").read_text()
+
+
 def lane_pids(of: subprocess.Popen[bytes]) -> dict[int, psutil.Process]:
     """The processes below a driver in which a lane of one worker runs."""
     try:

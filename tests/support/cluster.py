@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import requests
@@ -52,6 +54,22 @@ def head(*, cpus: int) -> Iterator[str]:
     finally:
         _kill_all(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    """What the run's one lane tells of a kind, while it goes on too."""
+    path = run / "lanes" / "main" / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if f'"kind": "{kind}"' in line]
+
+
+def wait(process: subprocess.Popen[bytes], until: Callable[[], bool]) -> None:
+    """Wait until something holds of a run that goes on."""
+    deadline = time.monotonic() + 150
+    while not until():
+        assert process.poll() is None, "the run ended before it could be disturbed"
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.05)
 
 
 def _wait_for(url: str) -> None:
