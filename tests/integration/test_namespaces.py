@@ -53,7 +53,8 @@ def calm(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor
 
 @contextlib.contextmanager
 def training(job: Job, on: Host, address: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The job's run in `folder/runs`; what it prints goes to `folder/said.txt`."""
+    """The job's run in `folder/runs`, which must end well; what it prints goes to `folder/said.txt`."""
+    folder.mkdir()
     (folder / "job.yaml").write_text(yaml.safe_dump(job.model_dump(mode="json")))
     words = ("-m", "mdr_dist", "train", "job.yaml", "--runs", "runs", "--address", address)
     with (folder / "said.txt").open("wb") as said:
@@ -61,6 +62,7 @@ def training(job: Job, on: Host, address: str, folder: Path) -> Iterator[subproc
         process = subprocess.Popen(command, cwd=folder, env=outside(), stdout=said, stderr=said)
     try:
         yield process
+        assert process.wait(timeout=240) == 0, (folder / "said.txt").read_text()[-2000:]
     finally:
         process.kill()
         process.wait()
@@ -74,29 +76,35 @@ def lines_between(hosts: tuple[Host, Host]) -> int:
     return len(one & {(there, here) for here, there in two})
 
 
-def test_workers_with_an_address_each(
+def train_and_lose(lose: Callable[[], None], job: Job, on: Host, address: str, folder: Path) -> Path:
+    """A run that loses a node after its first checkpoint and goes on with one worker of two."""
+    run = folder / "runs" / job.name
+    with training(job, on, address, folder) as process:
+        wait(process, lambda: any(run.glob("lanes/main/checkpoints/*/DONE")))
+        lose()
+    starts = events(run, "start")
+    assert [start["workers"] for start in starts] == [2, 1] and starts[1]["total"] > 0
+    assert "goes on with 1 of 2 workers" in (folder / "said.txt").read_text()
+    return run
+
+
+def test_workers_with_an_address_each_until_one_host_is_killed(
     hosts: tuple[Host, Host], job: Job, calm: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    run = tmp_path / "runs" / job.name
-    with ray_over(*hosts) as address, training(job, hosts[0], address, tmp_path) as process:
-        wait(process, lambda: len(events(run, "step")) > 1)
-        assert [len(host.processes("RayTrainWorker")) for host in hosts] == [1, 1]
-        assert lines_between(hosts) >= 2  # to torch's store, and Gloo's
-        assert process.wait(timeout=240) == 0, (tmp_path / "said.txt").read_text()[-2000:]
-    assert [start["workers"] for start in events(run, "start")] == [2]
+    run = tmp_path / "whole" / "runs" / job.name
+    with ray_over(*hosts) as address:
+        with training(job, hosts[0], address, tmp_path / "whole") as process:
+            wait(process, lambda: len(events(run, "step")) > 1)
+            assert [len(host.processes("RayTrainWorker")) for host in hosts] == [1, 1]
+            assert lines_between(hosts) >= 2  # to torch's store, and Gloo's
+        assert [start["workers"] for start in events(run, "start")] == [2]
+        assert largest_gap(weights(str(run), job), calm) < 1e-5
+        run = train_and_lose(hosts[1].kill, job, hosts[0], address, tmp_path / "killed")
     assert largest_gap(weights(str(run), job), calm) < 1e-5
 
 
-@pytest.mark.parametrize("lose", [Host.kill, Host.unplug])
-def test_a_host_is_lost(
-    lose: Callable[[Host], None], hosts: tuple[Host, Host], job: Job, calm: dict[str, Tensor], tmp_path: Path
-) -> None:
-    run = tmp_path / "runs" / job.name
-    with ray_over(*hosts, **SOON) as address, training(job, hosts[0], address, tmp_path) as process:
-        wait(process, lambda: any(run.glob("lanes/main/checkpoints/*/DONE")))
-        lose(hosts[1])
-        assert process.wait(timeout=240) == 0, (tmp_path / "said.txt").read_text()[-2000:]
-    starts = events(run, "start")
-    assert [start["workers"] for start in starts] == [2, 1] and starts[1]["total"] > 0
-    assert "goes on with 1 of 2 workers" in (tmp_path / "said.txt").read_text()
+def test_a_host_that_falls_silent(hosts: tuple[Host, Host], job: Job, calm: dict[str, Tensor], tmp_path: Path) -> None:
+    """Its worker lives on, and waits for an answer."""
+    with ray_over(*hosts, **SOON) as address:
+        run = train_and_lose(hosts[1].unplug, job, hosts[0], address, tmp_path / "silent")
     assert largest_gap(weights(str(run), job), calm) < 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import gc
 import gzip
 import json
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import botocore.auth
 import pyarrow as pa
 import pytest
 import torch
@@ -271,3 +273,14 @@ def test_a_wrong_setting_is_one_line(
     lines.append(refused(monkeypatch, capsys, "inspect", f"{s3}/data"))
     for line, words in zip(lines, ("no bucket 'none'", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"), strict=True):
         assert words in line and SECRET not in line and "guess-77" not in line
+
+
+def test_a_clock_that_is_off_is_one_line(
+    s3: str, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, now = write_job(small_job("shared_bottom", dataset), tmp_path), botocore.auth.get_current_datetime
+    with monkeypatch.context() as patch:
+        patch.setattr(botocore.auth, "get_current_datetime", lambda: now() - datetime.timedelta(hours=1))
+        for words in (("train", path, "--runs", f"{s3}/runs"), ("inspect", f"{s3}/data"), ("synth", f"{s3}/new")):
+            assert "this machine's clock and that of http" in refused(patch, capsys, *words)
+    assert storage.files(s3) == {}
