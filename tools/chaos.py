@@ -33,8 +33,11 @@ DEADLINE = 300.0  # seconds for all attempts of a trial
 ATTEMPTS = 5
 METHODS = ("adc", "cat_art", "crocodile", "smf", "sml")
 MOMENTS = ("step", "save", "evaluation", "export")
-FAULTS = ("kill", "kill driver", "stop driver", "full disk", "truncated shard")
+FAULTS = ("kill", "kill driver", "stop driver", "full disk", "truncated shard", "S3 500s")
+IN_PREPARE = ("kill", "stop driver", "full disk", "S3 500s")
 ON_RAY = (*FAULTS, "kill raylet")
+ON_S3 = ("kill", "kill driver", "kill raylet")  # every third of them, for what is left there half written
+STORMS = (2.0, 40.0)  # seconds: one that retries outlast, one that ends an attempt
 PLACEMENTS = ("auto", "table_wise", "row_wise")
 
 
@@ -49,6 +52,8 @@ class Trial:
     moment: str
     fault: str
     after: int
+    store: str
+    storm: float
 
     @property
     def key(self) -> str:
@@ -74,13 +79,12 @@ def draw(count: int, seed: int) -> Iterator[Trial]:
         moment = (*MOMENTS, "rewrite", "prepare")[number % 6]
         workers = rng.choice((0, 0, 1, 2)) if moment != "prepare" else 0
         method = "sml" if moment == "rewrite" else rng.choice(METHODS)
-        if moment == "prepare":
-            faults: tuple[str, ...] = ("kill", "stop driver", "full disk")
-        else:
-            faults = ON_RAY if workers else FAULTS
+        faults = IN_PREPARE if moment == "prepare" else ON_RAY if workers else FAULTS
         fault = faults[(number // 6) % len(faults)]
         after = 0 if moment in ("export", "prepare") else rng.randint(0, 20 if moment == "step" else 2)
-        yield Trial(number, method, rng.choice(PLACEMENTS), workers, moment, fault, after)
+        store = "S3" if fault == "S3 500s" or (fault in ON_S3 and rng.random() < 1 / 3) else "disk"
+        placement, storm = rng.choice(PLACEMENTS), rng.choice(STORMS)
+        yield Trial(number, method, placement, workers, moment, fault, after, store, storm)
 
 
 def run(trial: Trial, work: Work, folder: Path) -> Outcome:
@@ -88,7 +92,12 @@ def run(trial: Trial, work: Work, folder: Path) -> Outcome:
     token, driver = folder / "fired", folder / "driver"
     plan: dict[str, Any] = {"moment": trial.moment, "fault": trial.fault, "after": trial.after}
     plan |= {"token": str(token), "driver": str(driver), "shard": str(work.shard(trial.method))}
-    env = {**os.environ, "PYTHONPATH": f"{HOOK}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    plan |= {"storm": str(work.storm), "seconds": trial.storm}
+    env = {
+        **os.environ,
+        **work.environment(trial),
+        "PYTHONPATH": f"{HOOK}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
     env["MDR_CHAOS"] = json.dumps(plan)
     before, started = Path(plan["shard"]).read_bytes(), time.monotonic()
     wrong, attempts, code = "", 0, None
@@ -96,6 +105,7 @@ def run(trial: Trial, work: Work, folder: Path) -> Outcome:
         attempts += 1
         left = DEADLINE - (time.monotonic() - started)
         code = attempt(work.command(trial, folder), env=env, driver=driver, seconds=left)
+        work.fetch(trial, folder)
         wrong = "hangs" if code is None else sound(folder)
         Path(plan["shard"]).write_bytes(before)  # what broke is mended by hand, as an operator would
     if code and not wrong:
@@ -137,16 +147,16 @@ def report(args: argparse.Namespace, outcomes: list[Outcome]) -> str:
         "",
         f"{date.today()}, commit {commit()}.",
         "",
-        "| # | method | placement | workers | moment | fault | attempts | recovery, s | result |",
-        "|---:|---|---|---:|---|---|---:|---:|---|",
+        "| # | method | placement | workers | on | moment | fault | attempts | recovery, s | result |",
+        "|---:|---|---|---:|---|---|---|---:|---:|---|",
     ]
     for outcome in outcomes:
         trial = outcome.trial
         recovery = "" if outcome.recovery is None else f"{outcome.recovery:.1f}"
         result = outcome.wrong or ("the same" if outcome.fired else "the same; the moment did not come")
         lines.append(
-            f"| {trial.number} | {trial.method} | {trial.placement} | {trial.workers} | {trial.moment} | {trial.fault} "
-            f"| {outcome.attempts} | {recovery} | {result} |"
+            f"| {trial.number} | {trial.method} | {trial.placement} | {trial.workers} | {trial.store} | {trial.moment} "
+            f"| {trial.fault} | {outcome.attempts} | {recovery} | {result} |"
         )
     recoveries = sorted(outcome.recovery for outcome in outcomes if outcome.recovery is not None)
     middle = f", recovery {recoveries[len(recoveries) // 2]:.1f} s in the middle, {recoveries[-1]:.1f} s at most"
@@ -166,8 +176,7 @@ def main() -> int:
     parser.add_argument("--only", type=int, nargs="*", help="the numbers of trials to run")
     args = parser.parse_args()
     outcomes: list[Outcome] = []
-    with tempfile.TemporaryDirectory(prefix="mdr-chaos-") as root:
-        work = Work(Path(root))
+    with tempfile.TemporaryDirectory(prefix="mdr-chaos-") as root, Work(Path(root)) as work:
         for trial in draw(args.trials, args.seed):
             if args.only and trial.number not in args.only:
                 continue

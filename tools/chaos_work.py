@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from safetensors.torch import load_file
+from seaweedfs import serving
+from storms import front
 
+from mdr_dist import storage
 from mdr_dist.checkpoint.seal import verify
 from mdr_dist.data.layout import read_shards
 from mdr_dist.data.synthetic import configure, synthesize
@@ -21,6 +29,7 @@ if TYPE_CHECKING:
     from chaos import Trial
 
 DATA = {"sml": ("drift", ("users=400", "items=400", "rows=4000", "periods=4", "domains=2", "user_spread=0.0"))}
+BUCKET = "chaos"
 USUAL = ("tiny", ("domains=2",))
 SETTINGS: dict[str, dict[str, Any]] = {
     "crocodile": {"dim": 16},
@@ -40,23 +49,47 @@ RECIPE = {
 
 
 class Work:
-    """Data sets, jobs and results below a folder."""
+    """Data sets, jobs and results below a folder; some of them on an object store, which is started if it is asked for.
+
+    To be used in `with`: the store ends with it.
+    """
 
     def __init__(self, root: Path) -> None:
+        self.storm = root / "storm"
         self._root = root
         self._expected: dict[str, str] = {}
+        self._open = contextlib.ExitStack()
         (root / "jobs" / "log").mkdir(parents=True)
         (root / "jobs" / "log" / "prepare.yaml").write_text(yaml.safe_dump(RECIPE))
         rows = "".join(f"u{n * 7 % 997},i{n * 13 % 313},{'ab'[n % 2]},{n % 5 + 1}\n" for n in range(20_000))
         (root / "log.csv").write_text("user,item,shop,rating\n" + rows)
 
-    def dataset(self, method: str) -> str:
+    def __enter__(self) -> Work:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    @functools.cached_property
+    def front(self) -> str:
+        """The end point that storms befall. This process asks the store itself, and so sees through them."""
+        store = self._open.enter_context(serving(self._root / "store"))
+        os.environ |= store.environment
+        fs, _ = storage.filesystem(f"s3://{BUCKET}")
+        fs.call_s3("create_bucket", Bucket=BUCKET)  # type: ignore[attr-defined]
+        return self._open.enter_context(front(store, self.storm)).endpoint
+
+    def environment(self, trial: Trial) -> dict[str, str]:
+        """Of the trial's command, beside this process's own."""
+        return {"AWS_ENDPOINT_URL": self.front} if trial.store == "S3" else {}
+
+    def dataset(self, method: str, *, store: str = "disk") -> str:
         """The data set that a method trains on."""
         preset, settings = DATA.get(method, USUAL)
-        path = self._root / preset
-        if not path.exists():
-            synthesize(str(path), configure(preset, settings))
-        return str(path)
+        path = f"s3://{BUCKET}/{preset}" if store == "S3" else str(self._root / preset)
+        if not storage.exists(f"{path}/schema.json"):
+            synthesize(path, configure(preset, settings))
+        return path
 
     def shard(self, method: str) -> Path:
         """A shard that the method reads in training."""
@@ -65,13 +98,23 @@ class Work:
 
     def command(self, trial: Trial, folder: Path) -> list[str]:
         """The command that a trial gives, again and again."""
-        mdr = [sys.executable, "-m", "mdr_dist"]
+        mdr, there = [sys.executable, "-m", "mdr_dist"], _there(trial, folder)
         if trial.moment == "prepare":
             recipe = str(self._root / "jobs" / "log" / "prepare.yaml")
-            return [*mdr, "prepare", recipe, str(folder / "made"), "--raw", str(self._root)]
+            return [*mdr, "prepare", recipe, f"{there}/made", "--raw", str(self._root)]
         job = folder / "job.yaml"
         job.write_text(yaml.safe_dump(self._job(trial)))
-        return [*mdr, "train", str(job), "--runs", str(folder / "runs"), "--quiet", "--workers", str(trial.workers)]
+        return [*mdr, "train", str(job), "--runs", f"{there}/runs", "--quiet", "--workers", str(trial.workers)]
+
+    def fetch(self, trial: Trial, folder: Path) -> None:
+        """Copy what the command has made so far from the store, if it is there."""
+        if trial.store == "S3":
+            shutil.rmtree(folder / "runs", ignore_errors=True)
+            shutil.rmtree(folder / "made", ignore_errors=True)
+            there = _there(trial, folder)
+            for name in storage.files(there):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(storage.read_bytes(f"{there}/{name}"))
 
     def expected(self, trial: Trial) -> str:
         """What an undisturbed run comes to."""
@@ -80,7 +123,7 @@ class Work:
         return self._expected[trial.key]
 
     def _undisturbed(self, trial: Trial) -> str:
-        folder = self._root / f"calm-{trial.key}"
+        folder, trial = self._root / f"calm-{trial.key}", replace(trial, store="disk")
         folder.mkdir()
         subprocess.run(self.command(trial, folder), check=True, capture_output=True, timeout=300)
         return digest(trial, folder)
@@ -88,13 +131,18 @@ class Work:
     def _job(self, trial: Trial) -> dict[str, Any]:
         return {
             "name": "chaos",
-            "data": {"path": self.dataset(trial.method), "batch": 64},
+            "data": {"path": self.dataset(trial.method, store=trial.store), "batch": 64},
             "method": {"name": trial.method, **SETTINGS[trial.method]},
             "tables": {"lr": 0.05, "placement": trial.placement},
             "eval": {"ks": [5]},
             "train": {"epochs": 2, "threads": 1, "log_steps": 1, "save_steps": 10, "export": "safetensors"},
             "launch": {"max_failures": 3},
         }
+
+
+def _there(trial: Trial, folder: Path) -> str:
+    """Where the trial's command writes."""
+    return f"s3://{BUCKET}/{folder.name}" if trial.store == "S3" else str(folder)
 
 
 def digest(trial: Trial, folder: Path) -> str:
@@ -130,6 +178,6 @@ def _times(path: Path) -> list[float]:
 
 
 def started_after(folder: Path, moment: float) -> float | None:
-    """Seconds from a moment to the next start of a lane; `None` if there was none."""
-    later = [at for path in folder.glob("runs/*/lanes/*/events.jsonl") for at in _times(path) if at > moment]
+    """Seconds from a moment to the next time a lane is started again; `None` if none was."""
+    later = [at for path in folder.glob("runs/*/lanes/*/events.jsonl") for at in _times(path)[1:] if at > moment]
     return min(later) - moment if later else None

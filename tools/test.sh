@@ -42,6 +42,7 @@ if [[ -n $named ]]; then
     exit "$code"
 fi
 said="$RAY_TMPDIR/contract.txt"
+arguments+=(--durations=30 --durations-min=5) # where the time goes is looked for in every long log
 .venv/bin/python -m pytest "${arguments[@]}" tests/contract >"$said" 2>&1 &
 contract=$!
 .venv/bin/python -m pytest "${arguments[@]}" --ignore tests/contract || code=$?

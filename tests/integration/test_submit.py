@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mdr_dist import storage
 from mdr_dist.config import Job
 from mdr_dist.launch import versions
 from mdr_dist.launch.process import train_here
@@ -68,19 +69,20 @@ def said(told: str) -> list[str]:
     return [line for line in told.splitlines() if line.startswith("mdr: ")]
 
 
-def checksums(run: Path, job: Job) -> dict[str, str]:
+def checksums(run: Path | str, job: Job) -> dict[str, str]:
     return {name: hashlib.sha256(t.numpy().tobytes()).hexdigest() for name, t in weights(str(run), job).items()}
 
 
-def result(run: Path) -> Any:
+def result(run: Path | str) -> Any:
     """The metrics of a run that are of the model, not of the machine."""
-    return json.loads((run / "metrics.json").read_text())["test"]
+    return storage.read_json(f"{run}/metrics.json")["test"]
 
 
 def test_the_same_job_here_on_ray_of_its_own_and_on_a_cluster(
-    job: Job, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The same file and seed: bit for bit with one worker; a worker more is as much as rounding."""
+    job: Job, address: str, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The same file and seed: bit for bit with one worker, from disk or S3; a worker more is as much as rounding."""
     path = written(job)
     here = Path(train_here(job, "here")[0])
     alone = start("train", path, "--runs", "ray", "--workers", 1, "--quiet")
@@ -90,9 +92,12 @@ def test_the_same_job_here_on_ray_of_its_own_and_on_a_cluster(
     assert f"submitted: {job.name}@1 to {address}" in shown.out and shown.err == ""
     assert "rows/s" in shown.out and "crocodile on tiny, test" in shown.out
     assert mdr(monkeypatch, "submit", path, "--runs", "two", "--workers", 2) == 0
+    assert mdr(monkeypatch, "synth", f"{s3}/tiny", "--preset", "tiny") == 0
+    stored, remote = written(job, data={"path": f"{s3}/tiny"}), f"{s3}/runs/{job.name}"
+    assert mdr(monkeypatch, "submit", stored, "--runs", f"{s3}/runs") == 0
     of_ray, one, two = (tmp_path / runs / job.name for runs in ("ray", "one", "two"))
-    assert result(here) == result(of_ray) == result(one)
-    assert checksums(here, job) == checksums(of_ray, job) == checksums(one, job)
+    assert result(here) == result(of_ray) == result(one) == result(remote)
+    assert checksums(here, job) == checksums(of_ray, job) == checksums(one, job) == checksums(remote, job)
     assert json.loads((two / "metrics.json").read_text())["workers"] == 2
     assert largest_gap(weights(str(two), job), weights(str(here), job)) < 1e-5
     for domain, metrics in result(here).items():

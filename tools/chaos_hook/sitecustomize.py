@@ -1,8 +1,9 @@
 """Breaks one process of ours at a moment of its work: Python imports this from PYTHONPATH when it starts.
 
 MDR_CHAOS says how, as JSON: `moment` and `fault` by the names below, `after` so many calls of the moment's function,
-`token` a file that is made when it happens, so that it happens once; `driver` a file with the driver's process id, and
-`shard` a file that the fault `truncate` cuts in half.
+`token` a file that is made when it happens, so that it happens once; `driver` a file with the driver's process id,
+`shard` a file that the fault `truncate` cuts in half, and `storm` a file that tells the object store's front until when
+it is to fail, `seconds` from then on.
 """
 
 from __future__ import annotations
@@ -61,6 +62,13 @@ def truncate() -> None:
     os.truncate(shard, shard.stat().st_size // 2)
 
 
+def storm() -> None:
+    """Let the object store answer 500 for a while."""
+    path, half = Path(PLAN["storm"]), Path(PLAN["storm"] + ".half")
+    half.write_text(str(time.time() + PLAN["seconds"]))
+    half.rename(path)
+
+
 FAULTS: dict[str, Callable[[], None]] = {
     "kill": kill,
     "kill driver": kill_driver,
@@ -68,6 +76,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "stop driver": functools.partial(kill_driver, signal.SIGTERM),
     "full disk": fill_disk,
     "truncated shard": truncate,
+    "S3 500s": storm,
 }
 
 

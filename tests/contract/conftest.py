@@ -1,0 +1,33 @@
+"""Every method, trained once for all tests of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mdr_dist.config import Job
+from mdr_dist.launch.process import group_of_one
+from support.jobs import small_job, train
+
+
+@pytest.fixture(scope="session")
+def asked(request: pytest.FixtureRequest) -> list[str]:
+    """The methods that are tested in this session."""
+    here = [
+        item
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.path.parent == Path(__file__).parent
+    ]
+    return sorted({str(item.callspec.params["method"]) for item in here if hasattr(item, "callspec")})
+
+
+@pytest.fixture(scope="session")
+def finished(
+    asked: list[str], datasets: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Job, str]]:
+    """Every method trained to the end in one process."""
+    runs = str(tmp_path_factory.mktemp("finished"))
+    jobs = {method: small_job(method, datasets[method]) for method in asked}
+    with group_of_one():
+        return {method: (job, train(job, runs)) for method, job in jobs.items()}

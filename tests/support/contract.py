@@ -1,0 +1,35 @@
+"""What the tests of every method share: which methods there are, and what a trainer has learnt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from mdr_dist import catalog
+from support.jobs import VARIANTS, full_table, steps_of
+
+METHODS = sorted([*catalog.INDEX, *VARIANTS])
+KINDS = {"sml": 3}  # how many stages of a lane it takes to meet every kind; elsewhere one
+
+
+def totals(run: str, lane: str) -> list[int]:
+    """What `Progress.total` was after every step."""
+    return [total for stage in steps_of(run, lane).values() for total in stage]
+
+
+def state_of(trainer: Any) -> dict[str, torch.Tensor]:
+    """All that is trained: a buffer is no stage's."""
+    dense = {name: parameter.detach().clone() for name, parameter in trainer.method.named_parameters()}
+    return dense | {name: full_table(trainer.tables, name) for name in trainer.tables.specs}
+
+
+def assert_close(one: dict[str, Any], two: dict[str, Any], tolerance: float, *, ties: float = 0.0) -> None:
+    """The same metrics; those that count pairs, unlike logloss, may also differ by `ties`."""
+    assert one.keys() == two.keys()
+    for domain, values in one.items():
+        for name, value in values.items():
+            other = two[domain][name]
+            assert (value is None) == (other is None)
+            allowed = tolerance + ties * (name != "logloss")
+            assert value is None or abs(value - other) <= allowed, (domain, name, value, other)
