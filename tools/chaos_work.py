@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from safetensors.torch import load_file
-from seaweedfs import serving
+from seaweedfs import Store, serving
 from storms import front
 
 from mdr_dist import storage
@@ -71,17 +71,17 @@ class Work:
         self._open.close()
 
     @functools.cached_property
-    def front(self) -> str:
-        """The end point that storms befall. This process asks the store itself, and so sees through them."""
+    def front(self) -> Store:
+        """The store with the end point that storms befall. This process asks the store itself, and so sees through them."""
         store = self._open.enter_context(serving(self._root / "store"))
         os.environ |= store.environment
         fs, _ = storage.filesystem(f"s3://{BUCKET}")
         fs.call_s3("create_bucket", Bucket=BUCKET)  # type: ignore[attr-defined]
-        return self._open.enter_context(front(store, self.storm)).endpoint
+        return self._open.enter_context(front(store, self.storm))
 
     def environment(self, trial: Trial) -> dict[str, str]:
         """Of the trial's command, beside this process's own."""
-        return {"AWS_ENDPOINT_URL": self.front} if trial.store == "S3" else {}
+        return self.front.environment if trial.store == "S3" else {}
 
     def dataset(self, method: str, *, store: str = "disk") -> str:
         """The data set that a method trains on."""
