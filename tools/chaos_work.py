@@ -72,7 +72,7 @@ class Work:
 
     @functools.cached_property
     def front(self) -> Store:
-        """The store with the end point that storms befall. This process asks the store itself, and so sees through them."""
+        """The store as storms befall it; this process asks the store itself, and sees through them."""
         store = self._open.enter_context(serving(self._root / "store"))
         os.environ |= store.environment
         fs, _ = storage.filesystem(f"s3://{BUCKET}")

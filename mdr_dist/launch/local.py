@@ -129,6 +129,10 @@ def _lacking(job: Job) -> str:
     return ""
 
 
+class LaneFailed(Exception):
+    """A lane's workers have ended, and are not to be started again."""
+
+
 @dataclass(frozen=True)
 class _Lanes:
     """Trains one lane of a run at a time a call, on as many workers as it has."""
@@ -163,7 +167,9 @@ class _Lanes:
             failure = error
         raise_error(self.run)
         if failure:
-            raise failure
+            # above its last line Ray tells where it was, and that a worker or its controller failed
+            reason = next(reversed(str(failure).strip().splitlines()), type(failure).__name__)
+            raise LaneFailed(f"lane {lane}: {reason}") from failure
 
     def _task(self, config: dict[str, Any]) -> None:
         launch = self.job.launch
