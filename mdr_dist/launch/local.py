@@ -129,7 +129,7 @@ def _lacking(job: Job) -> str:
     return ""
 
 
-class LaneFailed(Exception):
+class LaneError(Exception):
     """A lane's workers have ended, and are not to be started again."""
 
 
@@ -169,7 +169,7 @@ class _Lanes:
         if failure:
             # above its last line Ray tells where it was, and that a worker or its controller failed
             reason = next(reversed(str(failure).strip().splitlines()), type(failure).__name__)
-            raise LaneFailed(f"lane {lane}: {reason}") from failure
+            raise LaneError(f"lane {lane}: {reason}") from failure
 
     def _task(self, config: dict[str, Any]) -> None:
         launch = self.job.launch

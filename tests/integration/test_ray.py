@@ -164,7 +164,7 @@ def test_workers_that_cannot_meet_end_a_run_with_the_reason(
     process = start(job.model_copy(update={"launch": launch}), tmp_path)
     assert process.wait(timeout=300) == 1
     (said,) = (line for line in (tmp_path / "stderr.txt").read_text().splitlines() if line.startswith("mdr: fault"))
-    assert said.startswith("mdr: fault: LaneFailed: lane main: ") and "address for: none; the traceback is in" in said
+    assert said.startswith("mdr: fault: LaneError: lane main: ") and "address for: none; the traceback is in" in said
 
 
 def lane_pids(of: subprocess.Popen[bytes]) -> dict[int, psutil.Process]:
