@@ -1,10 +1,11 @@
 """Break runs on purpose, go on with the same command, and compare what comes out with an undisturbed run.
 
-    tools/chaos.py [--trials 100] [--seed 0] [--out tools/results/chaos.md]
+    tools/chaos.py [--trials 100] [--seed 0] [--out tools/results/chaos.md] [--log runs/chaos.jsonl]
 
 Every trial draws a method, a placement, how many workers, a moment and a fault. Then the command is given again until
 it is done, as a user would. A trial is wrong if the result differs by a bit, if it takes over its deadline, or if a
-checkpoint that says it is done does not load. `recovery` is the time from the fault to the next start of a lane.
+checkpoint that says it is done does not load. `recovery` is the time from the fault to the next start of a lane. With
+`--log` every outcome is written down as it comes, and a trial that is there already is not made again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -174,20 +175,36 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", type=int, nargs="*", help="the numbers of trials to run")
+    parser.add_argument("--log", type=Path)
     args = parser.parse_args()
-    outcomes: list[Outcome] = []
+    trials = [trial for trial in draw(args.trials, args.seed) if not args.only or trial.number in args.only]
+    known = read(args.log) if args.log and args.log.exists() else {}
     with tempfile.TemporaryDirectory(prefix="mdr-chaos-") as root, Work(Path(root)) as work:
-        for trial in draw(args.trials, args.seed):
-            if args.only and trial.number not in args.only:
-                continue
+        for trial in (trial for trial in trials if trial not in known):
             folder = Path(root) / f"trial-{trial.number}"
             folder.mkdir()
-            outcomes.append(run(trial, work, folder))
-            print(json.dumps({"trial": trial.number, "wrong": outcomes[-1].wrong}), file=sys.stderr, flush=True)
-            if not outcomes[-1].wrong:
-                shutil.rmtree(folder)
+            known[trial] = run(trial, work, folder)
+            shutil.rmtree(folder)
+            tell(known[trial], args.log)
+    outcomes = [known[trial] for trial in trials]
     show(report(args, outcomes), args.out)
     return int(any(outcome.wrong for outcome in outcomes))
+
+
+def read(log: Path) -> dict[Trial, Outcome]:
+    """The outcomes that were written down."""
+    told = [json.loads(line) for line in log.read_text().splitlines()]
+    outcomes = [Outcome(**{**each, "trial": Trial(**each["trial"])}) for each in told]
+    return {outcome.trial: outcome for outcome in outcomes}
+
+
+def tell(outcome: Outcome, log: Path | None) -> None:
+    """Say how a trial ended, and write it down if there is a log."""
+    line = json.dumps(asdict(outcome))
+    print(line, file=sys.stderr, flush=True)
+    if log:
+        with log.open("a") as file:
+            file.write(line + "\n")
 
 
 if __name__ == "__main__":
