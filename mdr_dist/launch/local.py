@@ -59,6 +59,7 @@ def train_on_ray(job: Job, runs: str, *, address: str = "", echo: Echo | None = 
         run = open_run(job, runs)
         finished = storage.join(run, METRICS)
         if storage.exists(finished):
+            leave_export(job, run)  # which a driver may have died at
             return run, storage.read_json(finished)
         device = "cuda" if job.launch.gpus_per_worker else "cpu"
         storage.write_json(storage.join(run, PLAN), plan.to_json(job, workers=job.launch.workers, device=device))

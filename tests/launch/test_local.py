@@ -58,5 +58,9 @@ def test_the_driver_needs_no_gpu(dataset: str, tmp_path: Path, monkeypatch: pyte
     with_gpus = job.model_copy(update={"launch": job.launch.model_copy(update={"gpus_per_worker": 1})})
     assert local.train_on_ray(with_gpus, str(tmp_path), address="auto") == (run, expected)
     assert len(json.loads((Path(run) / "plan.json").read_text())["tables"]) > 1
+    (left,) = (Path(run) / "export").iterdir()
+    shutil.rmtree(left)  # as if the driver had died between metrics and export
+    assert local.train_on_ray(with_gpus, str(tmp_path), address="auto") == (run, expected)
+    assert (left / "manifest.json").exists()
     (export,) = (Path(run) / "export").iterdir()
     assert evaluate_export(str(export)) == expected["test"]
