@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from chaos import draw
+from chaos import Outcome, draw, read, tell
 from chaos_work import sound
 
 TOOLS = Path(__file__).parents[2] / "tools"
-SMOKE = (0, 3, 4, 5, 7, 12)  # a worker on Ray, an export, a rewrite of tables, prepare, half a save, a signal
+SMOKE = (3, 5, 7, 10, 12, 30)  # an export after Ray, prepare, half a save, a rewrite of tables, a signal, a storm on S3
 
 
 def test_few_trials_meet_every_moment_and_fault() -> None:
@@ -19,7 +19,8 @@ def test_few_trials_meet_every_moment_and_fault() -> None:
     assert trials == list(draw(60, 0)) and trials != list(draw(60, 1))
     assert {trial.moment for trial in trials} == {"step", "save", "evaluation", "export", "rewrite", "prepare"}
     faults = {trial.fault for trial in trials}
-    assert faults == {"kill", "kill driver", "stop driver", "full disk", "truncated shard", "kill raylet"}
+    assert faults == {"kill", "kill driver", "stop driver", "full disk", "truncated shard", "kill raylet", "S3 500s"}
+    assert {trial.store for trial in trials if trial.fault == "S3 500s"} == {"S3"}
     assert all(trial.workers for trial in trials if trial.fault == "kill raylet")
 
 
@@ -30,6 +31,14 @@ def test_a_checkpoint_that_only_says_it_is_done_is_told(tmp_path: Path) -> None:
     assert not sound(tmp_path)
     (folder / "DONE").touch()
     assert sound(tmp_path).startswith("000010 says it is done and does not load: UnpicklingError")
+
+
+def test_an_outcome_is_read_as_it_was_written(tmp_path: Path) -> None:
+    first, second = draw(2, 0)
+    outcomes = [Outcome(first, 2, fired=True, wrong="", recovery=1.5), Outcome(second, 1, False, "hangs", None)]
+    for outcome in outcomes:
+        tell(outcome, tmp_path / "log.jsonl")
+    assert read(tmp_path / "log.jsonl") == dict(zip((first, second), outcomes, strict=True))
 
 
 @pytest.mark.slow
