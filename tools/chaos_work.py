@@ -12,9 +12,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
+from chaos_trials import Trial
 from safetensors.torch import load_file
 from seaweedfs import Store, serving
 from storms import front
@@ -24,9 +25,6 @@ from mdr_dist.checkpoint.seal import verify
 from mdr_dist.data.layout import read_shards
 from mdr_dist.data.synthetic import configure, synthesize
 from mdr_dist.tables.saved import SavedTables
-
-if TYPE_CHECKING:
-    from chaos import Trial
 
 DATA = {"sml": ("drift", ("users=400", "items=400", "rows=4000", "periods=4", "domains=2", "user_spread=0.0"))}
 BUCKET = "chaos"

@@ -11,10 +11,11 @@ from itertools import pairwise
 import numpy as np
 
 from mdr_dist.data.columns import Columns
+from mdr_dist.data.layout import Group
 from mdr_dist.data.mapped import Arrays, mapped
 from mdr_dist.data.profiles import take
 from mdr_dist.data.ragged import Ints
-from mdr_dist.data.reader import Group, Reader
+from mdr_dist.data.reader import Reader
 from mdr_dist.data.users import Users
 from mdr_dist.schema import USER_KEY
 

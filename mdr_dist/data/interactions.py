@@ -16,9 +16,10 @@ from typing import Self
 import numpy as np
 
 from mdr_dist.data.columns import check_ids, check_users
+from mdr_dist.data.layout import Group
 from mdr_dist.data.mapped import Arrays, check_free, mapped
 from mdr_dist.data.ragged import Ints, located, nth
-from mdr_dist.data.reader import Group, Reader
+from mdr_dist.data.reader import Reader
 from mdr_dist.schema import USER_KEY, Schema
 
 _CHUNK = 1 << 22  # positives worked on at a time

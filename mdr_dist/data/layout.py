@@ -57,6 +57,17 @@ class Shard:
     bytes: Count
 
 
+@dataclass(frozen=True)
+class Group:
+    """Row group `index` of a shard; `number` counts all row groups of the data set in path order."""
+
+    number: int
+    shard: Shard
+    index: int
+    rows: int
+    domain: int
+
+
 class _Index(BaseModel):
     files: tuple[Shard, ...]
 

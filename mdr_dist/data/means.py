@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from mdr_dist.data.columns import check_ids
 from mdr_dist.data.interactions import select
+from mdr_dist.data.layout import Group
 from mdr_dist.data.mapped import Arrays, mapped
 from mdr_dist.data.ragged import Ints, find
-from mdr_dist.data.reader import Group, Reader
+from mdr_dist.data.reader import Reader
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ import numpy as np
 from mdr_dist.batch import Batch
 from mdr_dist.data.collate import Pick, collate
 from mdr_dist.data.columns import Columns
+from mdr_dist.data.layout import Group
 from mdr_dist.data.mapped import Arrays, mapped
 from mdr_dist.data.ragged import Array, Ints, spread, starts_of
-from mdr_dist.data.reader import Group, Reader
+from mdr_dist.data.reader import Reader
 from mdr_dist.schema import USER_KEY
 
 

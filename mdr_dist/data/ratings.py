@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from mdr_dist.data.columns import check_ids
 from mdr_dist.data.interactions import default_item, select
+from mdr_dist.data.layout import Group
 from mdr_dist.data.mapped import Arrays, check_free, mapped
 from mdr_dist.data.means import Means
 from mdr_dist.data.ragged import Ints, located, nth
-from mdr_dist.data.reader import Group, Reader
+from mdr_dist.data.reader import Reader
 from mdr_dist.schema import USER_KEY
 
 By = Literal["user", "item"]

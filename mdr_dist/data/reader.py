@@ -14,24 +14,13 @@ import pyarrow.parquet as pq
 
 from mdr_dist import storage
 from mdr_dist.data.columns import Columns, Layout, decode, plain
-from mdr_dist.data.layout import FILES, Shard, read_schema, read_shards
+from mdr_dist.data.layout import FILES, Group, Shard, read_schema, read_shards
 from mdr_dist.data.ragged import Array
 from mdr_dist.data.remote import FOOTERS, Remote
 from mdr_dist.errors import UserError
 from mdr_dist.schema import Schema
 
 NOWHERE = Shard("", "", "", -1, 0, (), 0)  # of groups whose rows are of no shard: users, or a sample
-
-
-@dataclass(frozen=True)
-class Group:
-    """Row group `index` of a shard; `number` counts all row groups of the data set in path order."""
-
-    number: int
-    shard: Shard
-    index: int
-    rows: int
-    domain: int
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,13 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mdr_dist import storage
-
-if TYPE_CHECKING:
-    from mdr_dist.data.layout import Shard
-    from mdr_dist.data.reader import Group
+from mdr_dist.data.layout import Group, Shard
 
 GAP = 1 << 20  # bytes between two columns that are rather read than left out by a request more
 TAIL = 1 << 18  # bytes read for a footer; pyarrow wants 64 KiB

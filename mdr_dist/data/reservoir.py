@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from mdr_dist.data.columns import Columns
+from mdr_dist.data.layout import Group
 from mdr_dist.data.mapped import Arrays, mapped
 from mdr_dist.data.negatives import uniforms
 from mdr_dist.data.order import seed_of
 from mdr_dist.data.profiles import joined, take
 from mdr_dist.data.ragged import Ints
-from mdr_dist.data.reader import NOWHERE, Group, Reader
+from mdr_dist.data.reader import NOWHERE, Reader
 
 
 @dataclass(frozen=True)

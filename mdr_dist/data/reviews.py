@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mdr_dist.data.interactions import select
+from mdr_dist.data.layout import Group
 from mdr_dist.data.mapped import Arrays, mapped
 from mdr_dist.data.negatives import uniforms
 from mdr_dist.data.order import seed_of
 from mdr_dist.data.ragged import Ints, find, starts_of
-from mdr_dist.data.reader import Group, Reader
+from mdr_dist.data.reader import Reader
 
 
 @dataclass(frozen=True)

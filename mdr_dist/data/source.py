@@ -19,12 +19,13 @@ from mdr_dist.data.columns import Columns
 from mdr_dist.data.common import Common
 from mdr_dist.data.documents import check_documents
 from mdr_dist.data.extras import Adding, adding
+from mdr_dist.data.layout import Group
 from mdr_dist.data.negatives import Negatives, check_items, uniforms
 from mdr_dist.data.opened import Opened
 from mdr_dist.data.order import Order, Plan, count_streams, dealt, seed_of, stratified
 from mdr_dist.data.prefetch import prefetch
 from mdr_dist.data.ragged import Array, Ints
-from mdr_dist.data.reader import Dataset, Group, Reader
+from mdr_dist.data.reader import Dataset, Reader
 from mdr_dist.data.reservoir import Reservoir
 from mdr_dist.data.users import Users
 from mdr_dist.errors import UserError

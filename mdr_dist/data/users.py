@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from mdr_dist.data.columns import Columns, Layout
 from mdr_dist.data.interactions import select
-from mdr_dist.data.layout import ROW_GROUP
+from mdr_dist.data.layout import ROW_GROUP, Group
 from mdr_dist.data.mapped import Arrays, mapped
 from mdr_dist.data.ragged import Array, Ints
-from mdr_dist.data.reader import NOWHERE, Group, Reader
+from mdr_dist.data.reader import NOWHERE, Reader
 from mdr_dist.schema import USER_KEY
 
 _WAITING = 1 << 20  # rows that wait at most, or as many as there are users, before these are sorted again

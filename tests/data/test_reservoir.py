@@ -11,10 +11,10 @@ import pytest
 from scipy import stats
 
 from mdr_dist.config import DataConfig
-from mdr_dist.data.layout import Shard
+from mdr_dist.data.layout import Group, Shard
 from mdr_dist.data.negatives import uniforms
 from mdr_dist.data.order import seed_of
-from mdr_dist.data.reader import Group, Reader
+from mdr_dist.data.reader import Reader
 from mdr_dist.data.reservoir import Reservoir, _chosen
 from mdr_dist.data.source import Source
 from mdr_dist.stage import Slice

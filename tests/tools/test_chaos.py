@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from chaos import Outcome, draw, read, tell
+from chaos import Outcome, read, tell
+from chaos_trials import draw
 from chaos_work import sound
 
 TOOLS = Path(__file__).parents[2] / "tools"
