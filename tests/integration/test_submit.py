@@ -114,7 +114,7 @@ def test_what_is_wrong_is_told_by_one_line_and_the_same_exit_code(
     written(job)
     for settings, says in (
         ((), f"{run}: the run's name is taken by another job (train.seed was 9, now 0); "),
-        (("--workers", 5), "--workers 5: they need 5 CPUs, the cluster has 2; "),
+        (("--workers", 5, "--set", "launch.wait_minutes=0"), "--workers 5: they need 5 CPUs, the cluster has 2; "),
         (("--set", "data.path=nowhere"), f"{tmp_path}/nowhere: not on this node ("),
     ):
         assert mdr(monkeypatch, "submit", path, *settings) == 2
