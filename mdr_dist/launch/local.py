@@ -36,7 +36,7 @@ from mdr_dist.train.attempt import attempt, open_run, raise_error, write_error
 from mdr_dist.train.interrupt import at_sigterm
 from mdr_dist.train.lane import Echo, train_lane
 from mdr_dist.train.monitor import line_of
-from mdr_dist.train.run import ERROR, JOB, METRICS, PLAN, check, finish
+from mdr_dist.train.run import ERROR, JOB, METRICS, PLAN, Plan, check, finish
 
 OBJECT_STORE_BYTES = 256 * 2**20
 # the controller polls this often (seconds); it decides how fast a dead worker is noticed
@@ -53,27 +53,32 @@ def train_on_ray(job: Job, runs: str, *, address: str = "", echo: Echo | None = 
         check_here(data)
     job = job.model_copy(update={"data": job.data.model_copy(update={"path": data})})
     plan = check(job)
-    each = plan.workers(job.launch.workers)
     with connected(address):
         _check_fits(job, wait=60 * job.launch.wait_minutes if address else 0, echo=echo)
         run = open_run(job, runs)
-        finished = storage.join(run, METRICS)
-        if storage.exists(finished):
-            leave_export(job, run)  # which a driver may have died at
-            return run, storage.read_json(finished)
-        device = "cuda" if job.launch.gpus_per_worker else "cpu"
-        storage.write_json(storage.join(run, PLAN), plan.to_json(job, workers=job.launch.workers, device=device))
-        with attempt(run), tempfile.TemporaryDirectory(prefix="mdr-ray-train-") as scratch:
-            if address:
-                check_nodes((data, storage.join(run, JOB)), job.launch)
-            with _following(run, tuple(plan.lanes), echo), _stopping(run, tuple(plan.lanes)) as stopping:
-                lanes = _Lanes(job, run, scratch, each, plan.workers(job.launch.least), stopping, echo)
-                run_lanes(plan.lanes, lanes.train, cost=each, room=job.launch.workers)
-            if stopping.is_set():
-                raise Stopped("stopped with a checkpoint of each lane; the same command goes on from them")
-            metrics = finish(job, run)
-            leave_export(job, run)
+        with attempt(run):
+            metrics = _train(job, run, plan=plan, address=address, echo=echo)
+            leave_export(job, run)  # of a run that was finished too: its driver may have died before
             return run, metrics
+
+
+def _train(job: Job, run: str, *, plan: Plan, address: str, echo: Echo | None) -> dict[str, Any]:
+    """Train what is left of a run; its metrics."""
+    finished = storage.join(run, METRICS)
+    if storage.exists(finished):
+        return storage.read_json(finished)
+    device = "cuda" if job.launch.gpus_per_worker else "cpu"
+    storage.write_json(storage.join(run, PLAN), plan.to_json(job, workers=job.launch.workers, device=device))
+    each, least, names = plan.workers(job.launch.workers), plan.workers(job.launch.least), tuple(plan.lanes)
+    with tempfile.TemporaryDirectory(prefix="mdr-ray-train-") as scratch:
+        if address:
+            check_nodes((job.data.path, storage.join(run, JOB)), job.launch)
+        with _following(run, names, echo), _stopping(run, names) as stopping:
+            lanes = _Lanes(job, run, scratch, each, least, stopping, echo)
+            run_lanes(plan.lanes, lanes.train, cost=each, room=job.launch.workers)
+    if stopping.is_set():
+        raise Stopped("stopped with a checkpoint of each lane; the same command goes on from them")
+    return finish(job, run)
 
 
 @contextlib.contextmanager
@@ -147,7 +152,8 @@ class _Lanes:
     echo: Echo | None
 
     def train(self, lane: str) -> None:
-        """Train a lane to its end, or until it is to stop; what ends a worker for good is raised, as it was."""
+        """Train a lane to its end, or until it is to stop; what its work cannot go on from is raised as it was,
+        and a `LaneError` for all else that ends a worker for good."""
         failure: Exception | None = None
         config = {"job": self.job.model_dump(mode="json"), "run": self.run, "lane": lane}
         try:
