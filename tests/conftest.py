@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from seaweedfs import Store, serving
+from seaweedfs import Store, make_bucket, serving
 
 from mdr_dist import catalog, storage
 from mdr_dist.data.synthetic import configure, synthesize
@@ -31,7 +31,7 @@ def s3(store: Store, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReq
     object_store.use(monkeypatch, store.environment)
     url = "s3://tests/" + re.sub(r"\W+", "-", request.node.name)
     with contextlib.suppress(FileExistsError):
-        object_store.make_bucket("tests")
+        make_bucket("tests")
     yield url
     object_store.use(monkeypatch, store.environment)
     storage.remove(url)

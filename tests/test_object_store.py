@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import botocore.auth
 import pytest
 from botocore.retries.standard import ExponentialBackoff
-from seaweedfs import SECRET, Store
+from seaweedfs import SECRET, Store, make_bucket
 
 from mdr_dist import object_store, storage
 from mdr_dist.errors import UserError
-from support.object_store import Failing, counted, failing, make_bucket, use
+from support.object_store import Failing, counted, failing, use
 
 DATA = bytes(range(256)) * 400
 CALLS = (storage.exists, storage.names, storage.files, storage.read_bytes, lambda url: storage.write_bytes(url, b""))

@@ -27,7 +27,7 @@ import psutil
 import pyarrow as pa
 from bench_file import arguments, show
 from bench_input import Task, make, measure
-from seaweedfs import serving
+from seaweedfs import make_bucket, serving
 
 from mdr_dist import storage
 from mdr_dist.data.source import Dataset
@@ -106,8 +106,8 @@ def main() -> None:
             os.environ.update(store.environment)
             disk, remote = f"{folder}/data", f"s3://{BUCKET}/data"
             make(disk, rows=int(size / BYTES_A_ROW), features=20, domains=5)
+            make_bucket(BUCKET)
             fs, _ = storage.filesystem(remote)
-            fs.call_s3("create_bucket", Bucket=BUCKET)  # type: ignore[attr-defined]
             fs.put(f"{disk}/", f"{BUCKET}/data/", recursive=True)
             shards = Dataset.open(remote).shards
             table = compared(

@@ -4,7 +4,7 @@
 
 Every trial draws a method, a placement, how many workers, a moment and a fault. Then the command is given again until
 it is done, as a user would. A trial is wrong if the result differs by a bit, if it takes over its deadline, or if a
-checkpoint that says it is done does not load. `recovery` is the time from the fault to the next start of a lane. With
+checkpoint that says it is done does not load. `recovery` is the time from the fault until a lane is started again. With
 `--log` every outcome is written down as it comes, and a trial that is there already is not made again.
 """
 
@@ -22,7 +22,6 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from bench_file import commit, show
 from chaos_trials import Trial, draw
@@ -47,16 +46,12 @@ class Outcome:
 def run(trial: Trial, work: Work, folder: Path) -> Outcome:
     """Break one run, and go on with it until it is done."""
     token, driver = folder / "fired", folder / "driver"
-    plan: dict[str, Any] = {"moment": trial.moment, "fault": trial.fault, "after": trial.after}
-    plan |= {"token": str(token), "driver": str(driver), "shard": str(work.shard(trial.method))}
-    plan |= {"storm": str(work.storm), "seconds": trial.storm}
-    env = {
-        **os.environ,
-        **work.environment(trial),
-        "PYTHONPATH": f"{HOOK}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-    }
-    env["MDR_CHAOS"] = json.dumps(plan)
-    before, started = Path(plan["shard"]).read_bytes(), time.monotonic()
+    shard = work.shard(trial.method)
+    plan = {"moment": trial.moment, "fault": trial.fault, "after": trial.after, "seconds": trial.storm}
+    plan |= {"token": str(token), "driver": str(driver), "shard": str(shard), "storm": str(work.storm)}
+    path = f"{HOOK}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    env = {**os.environ, **work.environment(trial), "PYTHONPATH": path, "MDR_CHAOS": json.dumps(plan)}
+    before, started = shard.read_bytes(), time.monotonic()
     wrong, attempts, code = "", 0, None
     while code != 0 and attempts < ATTEMPTS and not wrong:
         attempts += 1
@@ -64,7 +59,7 @@ def run(trial: Trial, work: Work, folder: Path) -> Outcome:
         code = attempt(work.command(trial, folder), env=env, driver=driver, seconds=left)
         work.fetch(trial, folder)
         wrong = "hangs" if code is None else sound(folder)
-        Path(plan["shard"]).write_bytes(before)  # what broke is mended by hand, as an operator would
+        shard.write_bytes(before)  # what broke is mended by hand, as an operator would
     if code and not wrong:
         wrong = f"not done after {attempts} attempts: {(folder / 'said.txt').read_text()[-300:].strip()}"
     if not wrong and digest(trial, folder) != work.expected(trial):

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from chaos_trials import Trial
 from safetensors.torch import load_file
-from seaweedfs import Store, serving
+from seaweedfs import Store, make_bucket, serving
 from storms import front
 
 from mdr_dist import storage
@@ -73,8 +73,7 @@ class Work:
         """The store as storms befall it; this process asks the store itself, and sees through them."""
         store = self._open.enter_context(serving(self._root / "store"))
         os.environ |= store.environment
-        fs, _ = storage.filesystem(f"s3://{BUCKET}")
-        fs.call_s3("create_bucket", Bucket=BUCKET)  # type: ignore[attr-defined]
+        make_bucket(BUCKET)
         return self._open.enter_context(front(store, self.storm))
 
     def environment(self, trial: Trial) -> dict[str, str]:

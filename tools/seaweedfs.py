@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from mdr_dist import storage
+
 KEY, SECRET = "loopback-key", "loopback-secret-4f1c"
 _SERVERS = ("master", "volume", "filer", "s3")
 
@@ -73,6 +75,12 @@ def _command(folder: Path, ports: list[int], volumes: int) -> list[str]:
         *(f"-s3.config={folder / 'identities.json'}", "-s3.autoCreateBucket=false"),
         *("-s3.port.iceberg=0", "-s3.port.lance=0", *named),
     ]
+
+
+def make_bucket(name: str) -> None:
+    """A bucket in the store that the environment leads to."""
+    fs, _ = storage.filesystem(f"s3://{name}")
+    fs.call_s3("create_bucket", Bucket=name)  # type: ignore[attr-defined]
 
 
 def free_ports(count: int) -> list[int]:

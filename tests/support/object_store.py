@@ -13,7 +13,6 @@ import pytest
 from seaweedfs import Store
 from werkzeug.serving import make_server
 
-from mdr_dist import storage
 from mdr_dist.object_store import ObjectStore
 
 Start = Callable[..., Any]
@@ -27,11 +26,6 @@ def use(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
         else:
             monkeypatch.delenv(name, raising=False)
     ObjectStore.clear_instance_cache()
-
-
-def make_bucket(name: str) -> None:
-    """A bucket in the store that is in use."""
-    storage.filesystem(f"s3://{name}")[0].call_s3("create_bucket", Bucket=name)
 
 
 @contextmanager
