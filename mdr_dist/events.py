@@ -52,3 +52,22 @@ class Events:
             storage.write_json(self._progress_url, self._progress)
             self._progress = {}
         self._written = time.monotonic()
+
+
+class Tail:
+    """Reads a folder's events as they come; of the file only what was added since, whoever writes it."""
+
+    def __init__(self, folder: str) -> None:
+        self._url = storage.join(folder, EVENTS)
+        self._read = 0  # bytes, whole lines only
+
+    def new(self) -> list[dict[str, Any]]:
+        """The events written since this was last asked; none if there is no file yet."""
+        try:
+            size, _ = storage.version(self._url)
+            added = storage.read_range(self._url, (self._read, size)) if size > self._read else b""
+        except FileNotFoundError:
+            return []
+        whole = added[: added.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]

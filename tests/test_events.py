@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from mdr_dist import events, storage
-from mdr_dist.events import Events
+from mdr_dist.events import Events, Tail
 from support.object_store import counted
 
 
@@ -66,3 +67,38 @@ def test_an_object_store_gets_them_at_a_bounded_rate(
     again = Events(s3)  # the next attempt keeps what is there
     again.write(step(102))
     assert totals(s3) == list(range(103))
+
+
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_who_follows_gets_every_event_once(where: str, s3: str, tmp_path: Path) -> None:
+    folder = s3 if where == "s3" else str(tmp_path)
+    tail = Tail(folder)
+    assert tail.new() == []  # no file yet
+    lane = Events(folder)
+    for first in (0, 3):
+        for total in range(first, first + 3):
+            lane.write(step(total))
+        lane.flush()
+        assert [event["total"] for event in tail.new()] == list(range(first, first + 3))
+        assert tail.new() == []
+
+
+def test_who_follows_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
+    tail, file = Tail(str(tmp_path)), tmp_path / "events.jsonl"
+    file.write_bytes(b'{"total": 0}\n{"to')
+    assert tail.new() == [{"total": 0}]
+    file.write_bytes(b'{"total": 0}\n{"total": 1}\n')
+    assert tail.new() == [{"total": 1}]
+
+
+def test_who_follows_reads_what_is_new_alone(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    read = storage.read_range
+    monkeypatch.setattr(storage, "read_range", lambda url, span, **rest: asked.append(span) or read(url, span, **rest))
+    lane, tail = Events(s3), Tail(s3)
+    for total in range(3):
+        lane.write(step(total))
+        lane.flush()
+        tail.new()
+    ends = [end for _, end in asked]
+    assert asked == list(zip([0, *ends[:-1]], ends, strict=True))

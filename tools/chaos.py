@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -128,6 +129,7 @@ def main() -> int:
     parser.add_argument("--only", type=int, nargs="*", help="the numbers of trials to run")
     parser.add_argument("--log", type=Path)
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the store and the trial under way end too
     trials = [trial for trial in draw(args.trials, args.seed) if not args.only or trial.number in args.only]
     known = read(args.log) if args.log and args.log.exists() else {}
     with tempfile.TemporaryDirectory(prefix="mdr-chaos-") as root, Work(Path(root)) as work:

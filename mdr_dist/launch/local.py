@@ -9,7 +9,6 @@ other lanes do not notice.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import tempfile
 import threading
@@ -27,7 +26,7 @@ from mdr_dist import storage
 from mdr_dist.checkpoint.lanes import lane_folder
 from mdr_dist.config import Job
 from mdr_dist.errors import Left, Stopped, UserError
-from mdr_dist.events import EVENTS
+from mdr_dist.events import Tail
 from mdr_dist.launch.graph import run_lanes
 from mdr_dist.launch.group import Group, ask_to_leave, clear, places, resources, say_joined
 from mdr_dist.launch.nodes import absolute, check_here, check_nodes
@@ -251,18 +250,11 @@ def _following(run: str, lanes: tuple[str, ...], echo: Echo | None) -> Iterator[
 
 
 def _follow(run: str, lanes: tuple[str, ...], echo: Echo, *, ended: threading.Event) -> None:
-    paths = [storage.join(lane_folder(run, lane), EVENTS) for lane in lanes]
-    seen = {path: len(_lines(path)) for path in paths}
+    tails = [Tail(lane_folder(run, lane)) for lane in lanes]
+    for tail in tails:
+        tail.new()  # those of attempts before, which were shown then
     last = False
     while not last:
         last = ended.wait(1.0)
-        for path in paths:
-            lines = _lines(path)
-            for shown in filter(None, (line_of(json.loads(line)) for line in lines[seen[path] :])):
-                echo(shown)
-            seen[path] = len(lines)
-
-
-def _lines(path: str) -> list[bytes]:
-    """The whole lines of a file, none if there is no file yet."""
-    return storage.read_bytes(path).split(b"\n")[:-1] if storage.exists(path) else []
+        for shown in filter(None, (line_of(event) for tail in tails for event in tail.new())):
+            echo(shown)
