@@ -79,6 +79,10 @@ class Slice:
     unit: Literal["row", "user"] = "row"
     users: Literal["all", "common"] = "all"
 
+    def __post_init__(self) -> None:
+        if self.reservoir and self.users == "common":
+            raise ValueError("Slice: a reservoir keeps rows of all users, users='common' asks for some")
+
 
 @dataclass(frozen=True)
 class Until:

@@ -32,8 +32,8 @@ class Trial:
 
     @property
     def key(self) -> str:
-        """Trials of one key have one result."""
-        return "prepare" if self.moment == "prepare" else f"{self.method}-{self.placement}-{self.workers}"
+        """Trials of one key have one result; one worker on Ray has that of this process."""
+        return "prepare" if self.moment == "prepare" else f"{self.method}-{self.placement}-{max(1, self.workers)}"
 
 
 def draw(count: int, seed: int) -> Iterator[Trial]:

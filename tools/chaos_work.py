@@ -120,7 +120,8 @@ class Work:
         return self._expected[trial.key]
 
     def _undisturbed(self, trial: Trial) -> str:
-        folder, trial = self._root / f"calm-{trial.key}", replace(trial, store="disk")
+        workers = 0 if trial.workers == 1 else trial.workers
+        folder, trial = self._root / f"calm-{trial.key}", replace(trial, store="disk", workers=workers)
         folder.mkdir()
         subprocess.run(self.command(trial, folder), check=True, capture_output=True, timeout=300)
         return digest(trial, folder)

@@ -157,3 +157,8 @@ def test_one_domain_draws_from_itself(tiny: Make) -> None:
     found = serials(data, Slice(period=2, reservoir=25, domains=(1,)))
     assert {data.row(s)["domain"] for s in found} == {1}
     assert len(found) == len(set(found)) == 52 + 25
+
+
+def test_common_users_have_no_reservoir() -> None:
+    with pytest.raises(ValueError, match=r"Slice: a reservoir keeps rows of all users, users='common' asks for some"):
+        Slice(period=1, reservoir=10, users="common")
