@@ -17,6 +17,7 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 export MDR_TEST_RUN="$$-$RANDOM$RANDOM"
 RAY_TMPDIR=$(mktemp -d /tmp/mdr-XXXXXX) # not below TMPDIR: a socket's path must be short
 export RAY_TMPDIR
+export RAY_worker_niceness=0 # Ray's own is 15: its workers would starve beside the other half of the tests
 
 left_over() {
     local file

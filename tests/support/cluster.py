@@ -23,7 +23,8 @@ def environment(**more: str) -> dict[str, str]:
     """Of a program that must take its code from what was sent to it, and its Python from the PATH."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONPATH"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return kept | {"PATH": path, "RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"} | more
+    ray = {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_worker_niceness": "0"}
+    return kept | {"PATH": path} | ray | more
 
 
 @contextlib.contextmanager
