@@ -33,7 +33,7 @@ from mdr_dist.batch import Batch, Ragged
 from mdr_dist.methods.text import TextConfig, TextMethod, documents_of
 from mdr_dist.nn.dropout import kept
 from mdr_dist.nn.mlp import linear, start
-from mdr_dist.nn.text import Convolution, chosen, softmax, sums
+from mdr_dist.nn.text import Convolution, attention, chosen
 from mdr_dist.schema import Schema
 from mdr_dist.stage import Rows, Slice, Stage
 
@@ -81,8 +81,8 @@ class AspectReader(nn.Module):
             places = torch.arange(len(c_TF), device=c_TF.device)
             c_TF = self.auxiliary(c_TF, Ragged(places, words.lengths))
         g_TMK = (self.project(c_TF) * torch.sigmoid(self.gate(c_TF))).view(-1, *aspect_MK.shape)
-        beta_TM = softmax(torch.einsum("tmk,mk->tm", g_TMK, aspect_MK), words)
-        return sums(g_TMK * beta_TM[:, :, None], words)
+        logit_TM = g_TMK.flatten(1) @ torch.block_diag(*aspect_MK[:, :, None])  # far faster than an einsum
+        return attention(logit_TM, g_TMK, words)
 
 
 class CATN(TextMethod):

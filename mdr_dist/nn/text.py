@@ -6,6 +6,8 @@ documents, D width, F filters, C words of a window, M aspects, X numbers of a wo
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -41,7 +43,7 @@ def windowed(tap_WCX: Tensor, words: Ragged) -> Tensor:
     size = tap_WCX.shape[1]
     at_TC = windows(words, size, outside=len(tap_WCX)) * size + torch.arange(size, device=tap_WCX.device)
     taps = torch.cat([tap_WCX.flatten(0, 1), tap_WCX.new_zeros(size, tap_WCX.shape[2])])
-    return functional.embedding_bag(at_TC, taps, mode="sum")
+    return _BagSums.apply(taps, Ragged(at_TC.flatten(), torch.full_like(at_TC[:, 0], size)))
 
 
 class Convolution(nn.Module):
@@ -61,12 +63,13 @@ class Convolution(nn.Module):
         return torch.relu(windowed(tap_WCF, words) + self.bias)
 
 
-def softmax(logit_TM: Tensor, words: Ragged) -> Tensor:
-    """[T, M] a softmax over the words of each document."""
-    of = words.row
-    largest = torch.segment_reduce(logit_TM.detach(), "max", lengths=words.lengths, axis=0)
-    weight_TM = (logit_TM - largest[of]).exp()
-    return weight_TM / torch.segment_reduce(weight_TM, "sum", lengths=words.lengths, axis=0)[of]
+def attention(logit_TM: Tensor, x_TMK: Tensor, words: Ragged) -> Tensor:
+    """[N, M, K] the mean of `x` over the words of each document, by a softmax of `logit` over them; 0 without words."""
+    every = torch.arange(len(logit_TM), device=logit_TM.device)
+    most_NM = largest(logit_TM.detach(), Ragged(every, words.lengths))
+    weight_TM = (logit_TM - most_NM.index_select(0, words.row)).exp()
+    whole_NM = sums(weight_TM, words).clamp(min=1)  # it is less only without words: the largest counts 1
+    return sums(x_TMK * weight_TM[:, :, None], words) / whole_NM[:, :, None]
 
 
 def largest(x_WX: Tensor, words: Ragged) -> Tensor:
@@ -80,4 +83,29 @@ def largest(x_WX: Tensor, words: Ragged) -> Tensor:
 
 def sums(x_T: Tensor, words: Ragged) -> Tensor:
     """[N, …] the sum over the words of each document of `x` [T, …]; 0 for one without words."""
-    return torch.segment_reduce(x_T.flatten(1), "sum", lengths=words.lengths, axis=0).view(-1, *x_T.shape[1:])
+    every = torch.arange(len(x_T), device=x_T.device)
+    own = Ragged(words.row, torch.ones_like(every))
+    return _BagSums.apply(x_T.flatten(1), Ragged(every, words.lengths), own).view(-1, *x_T.shape[1:])
+
+
+class _BagSums(torch.autograd.Function):
+    """[N, X] the sums of bags of the rows of `x` [R, X].
+
+    As `embedding_bag`, whose gradient takes several times as long. Here it is the sum over the bags that a row is `of`,
+    which are found by sorting if they are not told; always in the same order.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bags: Ragged, of: Ragged | None = None) -> Tensor:
+        ctx.rows, ctx.bags, ctx.of = len(x), bags, of
+        return functional.embedding_bag(bags.values, x, bags.starts, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        of = ctx.of or _transposed(ctx.bags, ctx.rows)
+        return functional.embedding_bag(of.values, grad_outputs[0], of.starts, mode="sum"), None, None
+
+
+def _transposed(bags: Ragged, rows: int) -> Ragged:
+    """Row for row the bags that it is in."""
+    return Ragged(bags.row[bags.values.argsort(stable=True)], bags.values.bincount(minlength=rows))

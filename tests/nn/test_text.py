@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mdr_dist.batch import Ragged
-from mdr_dist.nn.text import largest
+from mdr_dist.nn.text import attention, largest, sums, windowed
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -40,3 +40,36 @@ def test_no_words_at_all() -> None:
         found = largest(x, words)
         found.sum().backward()
         assert found.tolist() == [[0.0, 0.0]] * 3 and x.grad is not None and not x.grad.any()
+
+
+def drawn(seed: int, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
+
+
+def test_sums_windows_and_attention_beside_loops() -> None:
+    """Their values by loops over words, their gradients by finite differences; words repeat, documents are empty."""
+    documents = [[], [3, 3, 0], [1], [5, 2, 3, 1, 2], []]
+    words = Ragged(torch.tensor([3, 3, 0, 1, 5, 2, 3, 1, 2]), torch.tensor([len(own) for own in documents]))
+    x, logit, taps = drawn(0, 9, 2, 3), drawn(1, 9, 2), drawn(2, 6, 3, 4)
+    own = [range(0), range(3), range(3, 4), range(4, 9), range(9, 9)]
+    torch.testing.assert_close(sums(x, words), torch.stack([x[list(o)].sum(0) for o in own]))
+    attended = torch.stack([(logit[list(o)].softmax(0)[:, :, None] * x[list(o)]).sum(0) for o in own])
+    torch.testing.assert_close(attention(logit, x, words), attended)
+    around = [
+        torch.stack([taps[d[n + c - 1], c] for c in range(3) if 0 <= n + c - 1 < len(d)]).sum(0)
+        for d in documents
+        for n in range(len(d))
+    ]
+    torch.testing.assert_close(windowed(taps, words), torch.stack(around))
+    assert torch.autograd.gradcheck(lambda x: sums(x, words), x)
+    assert torch.autograd.gradgradcheck(lambda taps: windowed(taps, words), taps)
+    assert torch.autograd.gradcheck(lambda logit, x: attention(logit, x, words), (logit, x))
+    assert torch.autograd.gradcheck(lambda taps: windowed(taps, words), taps)
+
+
+def test_nothing_to_sum() -> None:
+    words = Ragged(torch.zeros(0, dtype=torch.int64), torch.zeros(2, dtype=torch.int64))
+    x, logit, taps = drawn(0, 0, 2, 3), drawn(0, 0, 2), drawn(0, 6, 3, 4)
+    total = sums(x, words).sum() + attention(logit, x, words).sum() + windowed(taps, words).sum()
+    total.backward()
+    assert total == 0 and taps.grad is not None and not taps.grad.any()

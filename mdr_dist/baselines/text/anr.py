@@ -27,7 +27,7 @@ from mdr_dist.batch import Batch, Extras
 from mdr_dist.methods.text import TextConfig, TextMethod, documents_of
 from mdr_dist.nn.dropout import kept
 from mdr_dist.nn.mlp import start
-from mdr_dist.nn.text import softmax, sums, windowed
+from mdr_dist.nn.text import attention, windowed
 from mdr_dist.schema import Schema
 from mdr_dist.stage import Rows, Slice, Stage
 
@@ -74,8 +74,7 @@ class ANR(TextMethod):
         words = documents_of(batch).words
         own_WAH = (self.word_vectors(rows, batch) @ self.project.T).unflatten(1, self.attend.shape[::2])
         tap_WCA = torch.einsum("wah,ach->wca", own_WAH, self.attend)
-        beta_TA = softmax(windowed(tap_WCA, words), words)
-        return sums(beta_TA[:, :, None] * own_WAH[words.values], words)
+        return attention(windowed(tap_WCA, words), own_WAH[words.values], words)
 
     def importance(self, user_BAH: Tensor, item_BAH: Tensor) -> Tensor:
         """[B, A] by how much each aspect counts: the product of its share with the user and with the item."""
