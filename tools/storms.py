@@ -6,6 +6,7 @@ A file holds the time, in seconds since 1970, at which the storm is over; withou
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -56,7 +57,9 @@ class Front(ThreadingHTTPServer):
             return found.status, found.getheaders(), found.read()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Nothing: clients that are killed hang up on it."""
+        """Nothing of clients that hang up, as those do that are killed."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
     def _storming(self) -> bool:
         try:
