@@ -112,11 +112,12 @@ def report(args: argparse.Namespace, outcomes: list[Outcome]) -> str:
             f"| {trial.fault} | {outcome.attempts} | {recovery} | {result} |"
         )
     recoveries = sorted(outcome.recovery for outcome in outcomes if outcome.recovery is not None)
-    middle = f", recovery {recoveries[len(recoveries) // 2]:.1f} s in the middle, {recoveries[-1]:.1f} s at most"
     wrong = Counter("wrong" if outcome.wrong else "same" for outcome in outcomes)
     missed = sum(not outcome.fired for outcome in outcomes)
     said = f"{len(outcomes)} trials: {wrong['same']} the same, {wrong['wrong']} wrong; {missed} without their moment"
-    lines += ["", said + (middle if recoveries else "") + "."]
+    if recoveries:
+        said += f", recovery {recoveries[len(recoveries) // 2]:.1f} s in the middle, {recoveries[-1]:.1f} s at most"
+    lines += ["", said + "."]
     return "\n".join(lines) + "\n"
 
 
