@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 import torch.distributed as dist
@@ -23,12 +24,12 @@ class Ragged:
     values: Tensor
     lengths: Tensor
 
-    @property
+    @cached_property
     def starts(self) -> Tensor:
         """[B] where each row's list begins."""
         return self.lengths.cumsum(0) - self.lengths
 
-    @property
+    @cached_property
     def row(self) -> Tensor:
         """[T] the row whose list each entry is of."""
         rows = torch.arange(len(self.lengths), device=self.lengths.device)
