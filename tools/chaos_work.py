@@ -26,11 +26,11 @@ from mdr_dist.data.layout import read_shards
 from mdr_dist.data.synthetic import configure, synthesize
 from mdr_dist.tables.saved import SavedTables
 
-DATA = {"sml": ("drift", ("users=400", "items=400", "rows=4000", "periods=4", "domains=2", "user_spread=0.0"))}
+DATA = {"sml": ("drift", ("users=400", "items=400", "rows=2000", "periods=4", "domains=2", "user_spread=0.0"))}
 BUCKET = "chaos"
 USUAL = ("tiny", ("domains=2",))
 SETTINGS: dict[str, dict[str, Any]] = {
-    "crocodile": {"dim": 16},
+    "crocodile": {"dim": 16, "experts": [32], "towers": [16]},
     "cat_art": {"dim": 8, "patience": 0, "cat_patience": 0},
     "adc": {"dim": 8, "patience": 0},
     "sml": {"dim": 8},
@@ -133,7 +133,7 @@ class Work:
             "method": {"name": trial.method, **SETTINGS[trial.method]},
             "tables": {"lr": 0.05, "placement": trial.placement},
             "eval": {"ks": [5]},
-            "train": {"epochs": 2, "threads": 1, "log_steps": 1, "save_steps": 10, "export": "safetensors"},
+            "train": {"epochs": 2, "threads": 1, "log_steps": 1, "save_steps": 20, "export": "safetensors"},
             "launch": {"max_failures": 3},
         }
 
