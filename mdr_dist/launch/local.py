@@ -40,6 +40,8 @@ from mdr_dist.train.run import ERROR, JOB, METRICS, PLAN, Plan, check, finish
 OBJECT_STORE_BYTES = 256 * 2**20
 # the controller polls this often (seconds); it decides how fast a dead worker is noticed
 ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_V2_ENABLED": "1"}
+# the watcher is a process that tells of nodes that are about to be taken away
+ON_ONE_MACHINE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 def train_on_ray(job: Job, runs: str, *, address: str = "", echo: Echo | None = None) -> tuple[str, dict[str, Any]]:
@@ -83,7 +85,8 @@ def _train(job: Job, run: str, *, plan: Plan, address: str, echo: Echo | None) -
 @contextlib.contextmanager
 def connected(address: str) -> Iterator[None]:
     """A cluster by address, or one of our own on loopback that ends with the context."""
-    os.environ.update({key: os.environ.get(key, value) for key, value in ENVIRONMENT.items()})
+    environment = ENVIRONMENT if address else ENVIRONMENT | ON_ONE_MACHINE
+    os.environ.update({key: os.environ.get(key, value) for key, value in environment.items()})
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address:
         options["address"] = address
