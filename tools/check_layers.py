@@ -28,7 +28,20 @@ LAYERS = (
     ("catalog",),
     ("methods", "baselines"),
     ("nn",),
-    ("stage", "rule", "batch", "schema", "config", "events", "storage", "object_store", "redact", "errors", "__init__"),
+    (
+        "stage",
+        "rule",
+        "batch",
+        "schema",
+        "config",
+        "events",
+        "new_folder",
+        "storage",
+        "object_store",
+        "redact",
+        "errors",
+        "__init__",
+    ),
 )
 LEVEL = {part: level for level, layer in enumerate(LAYERS) for part in layer}
 

@@ -13,7 +13,6 @@ optimizer state, to train on.
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections.abc import Iterator
 from typing import Any, Literal
 from urllib.parse import quote
@@ -33,6 +32,7 @@ from mdr_dist.config import Job, validated
 from mdr_dist.data.layout import SCHEMA, read_schema
 from mdr_dist.errors import UserError
 from mdr_dist.methods.base import Method
+from mdr_dist.new_folder import NewFolder
 from mdr_dist.stage import TableSpec
 from mdr_dist.tables import PlainTables, read_table
 
@@ -49,15 +49,13 @@ def is_export(path: str) -> bool:
 
 def export(saved: Outputs, *, out: str, method: Method, job: Job, form: Form) -> dict[str, Any]:
     """Write what a run's lanes saved to the new folder `out` and return the manifest."""
-    storage.check_free(out)
-    aside = f"{out.rstrip('/')}.{uuid.uuid4().hex[:8]}.part" if storage.is_local(out) else out
-    writer = _Writer(aside)
-    try:
+    with NewFolder(out) as folder:
+        writer = _Writer(folder.root)
         writer.write(DENSE, save_tensors(contiguous(saved.dense())))
         writer.copy(job.data.path, (SCHEMA, *(f"vocabulary/{n}" for n in _vocabularies(job.data.path))))
         tables = [_table(saved, spec, writer, form=form) for spec in method.tables() if spec.name in saved.tables]
-        for lane, folder in saved.folders.items() if form == "checkpoint" else ():
-            writer.copy_folder(folder, f"checkpoint/{lane}")
+        for lane, checkpoint in saved.folders.items() if form == "checkpoint" else ():
+            writer.copy_folder(checkpoint, f"checkpoint/{lane}")
         manifest = {
             "format": form,
             "version": VERSION,
@@ -69,12 +67,8 @@ def export(saved: Outputs, *, out: str, method: Method, job: Job, form: Form) ->
             "bytes": writer.bytes,
             "files": writer.files,
         }
-        storage.write_json(storage.join(aside, MANIFEST), manifest)
-        if aside != out:
-            storage.move(aside, out)
-    except BaseException:
-        storage.remove(aside)
-        raise
+        storage.write_json(storage.join(folder.root, MANIFEST), manifest)
+        folder.commit()
     return manifest
 
 

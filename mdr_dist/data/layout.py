@@ -22,7 +22,6 @@ others since then.
 from __future__ import annotations
 
 import hashlib
-import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
@@ -35,6 +34,7 @@ from pydantic import BaseModel, Field
 from mdr_dist import storage
 from mdr_dist.config import validated
 from mdr_dist.errors import UserError
+from mdr_dist.new_folder import NewFolder
 from mdr_dist.schema import DOMAIN, USER_KEY, Feature, Schema
 
 ROW_GROUP = 65_536
@@ -149,22 +149,18 @@ class ShardWriter:
 
 
 class NewDataset:
-    """A data set being made: written aside, and there only after `commit`. Use as a context manager."""
+    """A data set being made, which is there only after `commit`. Use as a context manager."""
 
     def __init__(self, out: str) -> None:
-        storage.check_free(out)
-        self._out = out.rstrip("/")
-        # an object store has no rename: there the marker is schema.json, written last
-        self.root = f"{self._out}.{uuid.uuid4().hex[:8]}.part" if storage.is_local(out) else self._out
-        self._done = False
+        self._folder = NewFolder(out)
+        self.root = self._folder.root
 
     def __enter__(self) -> NewDataset:
-        storage.make_folder(self.root)
+        self._folder.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        if not self._done:
-            storage.remove(self.root)
+        self._folder.__exit__(*error)
 
     def write_vocabulary(self, space: str, table: pa.Table) -> str:
         """Write `id, key, count[, domain]` in id order and return the digest of its keys."""
@@ -196,9 +192,7 @@ class NewDataset:
         storage.write_json(storage.join(self.root, REPORT), report)
         told = schema.model_dump(mode="json", exclude=None if schema.grown_from else {"grown_from"})
         storage.write_json(storage.join(self.root, SCHEMA), told)
-        if self.root != self._out:
-            storage.move(self.root, self._out)
-        self._done = True
+        self._folder.commit()
 
 
 def read_schema(path: str) -> Schema:

@@ -18,6 +18,7 @@ from mdr_dist.checkpoint.lanes import checkpoints_of
 from mdr_dist.config import Job, overlaid
 from mdr_dist.errors import UserError
 from mdr_dist.launch.process import end_group, job_of, plan_in
+from mdr_dist.new_folder import NewFolder
 from mdr_dist.redact import redacted
 from mdr_dist.train.attempt import job_file
 from mdr_dist.train.lane import build_trainer
@@ -30,25 +31,22 @@ def reshard(run: str, out: str, *, workers: int, settings: tuple[str, ...] = ())
     So many processes on this machine do it together, each with its share of the tables. `settings` of `tables` are laid
     over the job's. Any run goes on with any number of workers as it is; this spares each the reading of others' shares.
     """
-    storage.check_free(out)
     if os.path.basename(out.rstrip("/")) != (name := job_of(run).name):
         raise UserError(f"{out}: a run's folder has the run's name; end it with {name}")
     job = _job(run, settings)
     outputs(run, plan_in(run, job), job)  # a run without checkpoints is told before anything is made
-    for path in storage.files(run):
-        if "/checkpoints/" not in path:
-            storage.write_bytes(storage.join(out, path), storage.read_bytes(storage.join(run, path)))
-    storage.write_bytes(storage.join(out, JOB), job_file(job))
-    try:
+    with NewFolder(out) as new:
+        for path in storage.files(run):
+            if "/checkpoints/" not in path:
+                storage.write_bytes(storage.join(new.root, path), storage.read_bytes(storage.join(run, path)))
+        storage.write_bytes(storage.join(new.root, JOB), job_file(job))
         with tempfile.TemporaryDirectory(prefix="mdr-reshard-") as folder:
-            task = _Task(job.model_dump(mode="json"), run, out, workers, folder)
+            task = _Task(job.model_dump(mode="json"), run, new.root, workers, folder)
             mp.spawn(_work, args=(task,), nprocs=workers, join=True)
             refused = Path(folder, "refused")
             if refused.exists():
                 raise UserError(refused.read_text())
-    except BaseException:
-        storage.remove(out)
-        raise
+        new.commit()
 
 
 def _job(run: str, settings: tuple[str, ...]) -> Job:

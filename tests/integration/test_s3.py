@@ -32,6 +32,7 @@ from mdr_dist.data.reader import Dataset, Reader
 from mdr_dist.errors import UserError
 from mdr_dist.launch.process import train_here
 from mdr_dist.launch.status import status_of
+from mdr_dist.new_folder import MARK
 from mdr_dist.object_store import ObjectStore
 from support.command import mdr, refused
 from support.jobs import same_bits, small_job, weights
@@ -189,7 +190,7 @@ def test_a_data_set_that_was_not_finished_is_none(s3: str) -> None:
             done.write(table)
             done.close()
             half.write(table)
-            assert list(storage.files(f"{s3}/data")) == ["domain=a/split=train/part-00000.parquet"]
+            assert list(storage.files(f"{s3}/data")) == [MARK, "domain=a/split=train/part-00000.parquet"]
             raise RuntimeError("full")
 
     with pytest.raises(RuntimeError, match="full"):
@@ -201,8 +202,8 @@ def test_a_data_set_that_was_not_finished_is_none(s3: str) -> None:
     killed.write_users(table)
     with pytest.raises(UserError, match=rf"^{s3}/data: not a data set \(no schema.json\)"):
         read_schema(f"{s3}/data")
-    with pytest.raises(UserError, match="the folder is not empty"):
-        NewDataset(f"{s3}/data")
+    NewDataset(f"{s3}/data")
+    assert storage.files(f"{s3}/data") == {}, "what the killed writer left is still there"
 
 
 def test_tables_are_saved_in_parts_and_a_refusal_is_one_line(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
