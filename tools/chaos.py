@@ -1,6 +1,6 @@
 """Break runs on purpose, go on with the same command, and compare what comes out with an undisturbed run.
 
-    tools/chaos.py [--trials 100] [--seed 0] [--out tools/results/chaos.md] [--log runs/chaos.jsonl]
+    tools/chaos.py [--trials 100] [--seed 0] [--out tools/results/chaos.md] [--log tools/results/chaos.jsonl]
 
 Every trial draws a method, a placement, how many workers, a moment and a fault. Then the command is given again until
 it is done, as a user would. A trial is wrong if the result differs by a bit, if it takes over its deadline, or if a

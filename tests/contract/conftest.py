@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mdr_dist.config import Job
-from mdr_dist.launch.process import group_of_one
+from mdr_dist.launch.process import evaluate_run, group_of_one
 from support.jobs import small_job, train
 
 
@@ -31,3 +34,9 @@ def finished(
     jobs = {method: small_job(method, datasets[method]) for method in asked}
     with group_of_one():
         return {method: (job, train(job, runs)) for method, job in jobs.items()}
+
+
+@pytest.fixture(scope="session")
+def measured(finished: dict[str, tuple[Job, str]]) -> Callable[[str], dict[str, Any]]:
+    """What `mdr evaluate` says of that run, by method."""
+    return functools.cache(lambda method: evaluate_run(finished[method][1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from support.jobs import (
 SEVERAL_LANES = {"adc", "cat_art", "smf", *MAPPED}  # what freezes in them is tested lane by lane
 SEVERAL_STAGES = sorted(PERIODIC | {"cl4rec"})  # in one lane
 PENALTIES = {"l2", "alike"}  # losses that need not fall
+Measured = Callable[[str], dict[str, Any]]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -140,20 +142,20 @@ def test_a_lane_moves_what_it_trains_and_nothing_else(method: str, finished: dic
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("form", ["safetensors", "parquet", "checkpoint"])
 def test_export_gives_the_same_scores(
-    method: str, form: Any, finished: dict[str, tuple[Job, str]], tmp_path: Path
+    method: str, form: Any, finished: dict[str, tuple[Job, str]], measured: Measured, tmp_path: Path
 ) -> None:
     _, run = finished[method]
     export_run(run, str(tmp_path / "out"), form=form)
-    assert_close(evaluate_export(str(tmp_path / "out")), evaluate_run(run), 1e-6)
+    assert_close(evaluate_export(str(tmp_path / "out")), measured(method), 1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_evaluation_does_not_depend_on_the_batch(
-    method: str, finished: dict[str, tuple[Job, str]], tmp_path: Path
+    method: str, finished: dict[str, tuple[Job, str]], measured: Measured, tmp_path: Path
 ) -> None:
     job, run = finished[method]
     other = tmp_path / "run"
     shutil.copytree(run, other)
     (other / "job.yaml").write_text((other / "job.yaml").read_text().replace(f"batch: {job.data.batch}", "batch: 37"))
     # a score may round differently in a batch of another size, and so make or break one user's tie
-    assert_close(evaluate_run(str(other)), evaluate_run(run), 1e-6, ties=2e-3)
+    assert_close(evaluate_run(str(other)), measured(method), 1e-6, ties=2e-3)

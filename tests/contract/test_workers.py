@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -48,13 +49,26 @@ def two_workers(
     return in_group(2, _all_sharded, jobs, str(tmp_path_factory.mktemp("two")))[0]
 
 
+@pytest.fixture(scope="session")
+def unsharded(
+    datasets: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], dict[str, Any]]:
+    """The same of one process with plain tables, which have no placement: method and optimizer → result."""
+
+    @functools.cache
+    def of(method: str, optimizer: str) -> dict[str, Any]:
+        run = str(tmp_path_factory.mktemp(f"{method}-{optimizer}"))
+        return _fixed_steps(_placed(method, datasets[method], "auto", optimizer), run, plain=True)
+
+    return of
+
+
 @pytest.mark.parametrize(("method", "placement", "optimizer"), PLACEMENTS)
 def test_sharded_equals_unsharded(
     method: str, placement: str, optimizer: str, two_workers: dict[tuple[str, str, str], dict[str, Any]],
-    datasets: dict[str, str], tmp_path: Path,
+    unsharded: Callable[[str, str], dict[str, Any]],
 ) -> None:  # fmt: skip
-    two = two_workers[method, placement, optimizer]
-    one = _fixed_steps(_placed(method, datasets[method], "auto", optimizer), str(tmp_path), plain=True)
+    two, one = two_workers[method, placement, optimizer], unsharded(method, optimizer)
     assert len(one["losses"]) % STEPS == 0
     for ours, theirs in zip(one["losses"], two["losses"], strict=True):
         assert ours.keys() == theirs.keys()
