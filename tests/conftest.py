@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
+import fsspec
 import pytest
 from seaweedfs import Store, make_bucket, serving
 
@@ -36,6 +38,17 @@ def s3(store: Store, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReq
     object_store.use(monkeypatch, store.environment)
     storage.remove(url)
     object_store.ObjectStore.clear_instance_cache()
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty folder: on a disk, behind a URL, and on that store."""
+    urls = {"local": lambda: str(tmp_path / "root"), "memory": lambda: "memory://storage-test/root"}
+    url = urls.get(request.param, lambda: request.getfixturevalue("s3"))()
+    storage.make_folder(url)
+    yield url
+    if request.param == "memory":
+        fsspec.filesystem("memory").rm("/storage-test", recursive=True)
 
 
 @pytest.fixture(scope="session")

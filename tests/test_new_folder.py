@@ -7,24 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from mdr_dist import storage
 from mdr_dist.errors import UserError
 from mdr_dist.new_folder import MARK, NewFolder
-
-
-@pytest.fixture(params=["local", "memory", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    urls = {"local": lambda: str(tmp_path), "memory": lambda: "memory://new-folder"}
-    yield urls.get(request.param, lambda: request.getfixturevalue("s3"))()
-    if request.param == "memory":
-        fsspec.filesystem("memory").store.clear()
 
 
 def test_a_folder_is_there_after_commit(root: str) -> None:

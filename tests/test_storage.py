@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
 
 from mdr_dist import storage
 from mdr_dist.errors import UserError
-
-
-@pytest.fixture(params=["local", "memory", "s3"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    urls = {"local": lambda: str(tmp_path / "root"), "memory": lambda: "memory://storage-test/root"}
-    url = urls.get(request.param, lambda: request.getfixturevalue("s3"))()
-    storage.make_folder(url)
-    yield url
-    if request.param == "memory":
-        fsspec.filesystem("memory").rm("/storage-test", recursive=True)
 
 
 def test_join_keeps_the_url(root: str) -> None:

@@ -49,13 +49,13 @@ def is_export(path: str) -> bool:
 
 def export(saved: Outputs, *, out: str, method: Method, job: Job, form: Form) -> dict[str, Any]:
     """Write what a run's lanes saved to the new folder `out` and return the manifest."""
-    with NewFolder(out) as folder:
-        writer = _Writer(folder.root)
+    with NewFolder(out) as new:
+        writer = _Writer(new.root)
         writer.write(DENSE, save_tensors(contiguous(saved.dense())))
         writer.copy(job.data.path, (SCHEMA, *(f"vocabulary/{n}" for n in _vocabularies(job.data.path))))
         tables = [_table(saved, spec, writer, form=form) for spec in method.tables() if spec.name in saved.tables]
-        for lane, checkpoint in saved.folders.items() if form == "checkpoint" else ():
-            writer.copy_folder(checkpoint, f"checkpoint/{lane}")
+        for lane, folder in saved.folders.items() if form == "checkpoint" else ():
+            writer.copy_folder(folder, f"checkpoint/{lane}")
         manifest = {
             "format": form,
             "version": VERSION,
@@ -67,8 +67,8 @@ def export(saved: Outputs, *, out: str, method: Method, job: Job, form: Form) ->
             "bytes": writer.bytes,
             "files": writer.files,
         }
-        storage.write_json(storage.join(folder.root, MANIFEST), manifest)
-        folder.commit()
+        storage.write_json(storage.join(new.root, MANIFEST), manifest)
+        new.commit()
     return manifest
 
 

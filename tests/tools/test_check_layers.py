@@ -14,7 +14,7 @@ IMPORTS = {
     "uphill": (
         {"mdr_dist/stage.py": "import os\nfrom mdr_dist.tables import spec\n"},
         "mdr_dist/stage.py:2: stage imports tables, which lies above it; "
-        "it may use stage, rule, batch, schema, config, events, storage, object_store, redact, errors",
+        "it may use stage, rule, batch, schema, config, events, new_folder, storage, object_store, redact, errors",
     ),
     "uphill, whole": (
         {"mdr_dist/eval/metrics.py": "import mdr_dist.train.trainer\n"},
