@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,11 @@ from support.jobs import PERIODIC, RATING, READING, VARIANTS
 from support.periods import write_periods
 from support.ratings import write_ratings
 from support.reviewed import write_reviews
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: groups collect garbage when they end, and would look through all of it each time."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

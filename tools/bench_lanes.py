@@ -73,7 +73,7 @@ def lane_seconds(pid: int) -> dict[int, float]:
     used: dict[int, float] = {}
     try:
         for process in psutil.Process(pid).children(recursive=True):
-            if "ray::_alone" in " ".join(process.cmdline()):
+            if "ray::alone" in " ".join(process.cmdline()):
                 spent = process.cpu_times()
                 used[process.pid] = spent.user + spent.system
     except psutil.Error:  # one ended meanwhile

@@ -1,12 +1,13 @@
 """Arrays derived from a data set that all workers of a machine share: built once, memory-mapped, kept for later runs.
 
 They lie in the temporary folder ($TMPDIR). A data set that was written anew gets others, and those of one that is gone
-from this machine go when the next are made.
+from this machine go when a process makes its first.
 """
 
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import os
 import shutil
@@ -59,7 +60,7 @@ def _folder(reader: Reader, kind: str, key: tuple[object, ...]) -> Iterator[str]
         raise UserError(f"{root}: belongs to another user; set TMPDIR to a folder of your own")
     folder = os.path.join(root, f"{kind}-" + hashlib.sha256(repr(whole).encode()).hexdigest()[:32])
     if not os.path.exists(folder):
-        _remove_orphans(root)
+        remove_orphans(root)
         os.makedirs(folder, exist_ok=True)
         Path(folder, _OF).write_text(marker if not storage.is_local(marker) else path)
     with open(os.path.join(folder, "lock"), "w") as lock:
@@ -67,7 +68,8 @@ def _folder(reader: Reader, kind: str, key: tuple[object, ...]) -> Iterator[str]
         yield folder
 
 
-def _remove_orphans(root: str) -> None:
+@functools.cache  # once in a process: there may be thousands
+def remove_orphans(root: str) -> None:
     """Remove the arrays of local data sets that are no longer there. Who still maps them keeps them until the end."""
     for of in Path(root).glob(f"*/{_OF}"):
         marker = of.read_text()

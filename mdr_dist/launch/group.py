@@ -25,13 +25,13 @@ from mdr_dist.checkpoint.lanes import RESULT, lane_folder
 from mdr_dist.config import LaunchConfig
 from mdr_dist.errors import Fault
 from mdr_dist.launch.rendezvous import Rendezvous
+from mdr_dist.launch.worker import JOINED
 from mdr_dist.train.attempt import raise_error
 from mdr_dist.train.lane import LEAVE, Echo
 
 _GATHERING = threading.Lock()  # lanes that each held some of the places would wait for one another
 GRACE = 10.0  # seconds for a worker's place to come back before a group goes on without it
 _POLL = 1.0
-JOINED = "joined"  # in a lane's folder: its workers are there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,11 +141,6 @@ class Group:
 def ask_to_leave(folder: str) -> None:
     """Have a lane's workers end soon, with a checkpoint."""
     storage.write_bytes(storage.join(folder, LEAVE), b"")
-
-
-def say_joined(folder: str) -> None:
-    """Tell that a lane's workers are there."""
-    storage.write_bytes(storage.join(folder, JOINED), b"")
 
 
 def clear(folder: str) -> None:

@@ -25,17 +25,18 @@ from ray.exceptions import RayTaskError
 from mdr_dist import storage
 from mdr_dist.checkpoint.lanes import lane_folder
 from mdr_dist.config import Job
-from mdr_dist.errors import Left, Stopped, UserError
+from mdr_dist.errors import Stopped, UserError
 from mdr_dist.events import Tail
+from mdr_dist.launch import worker
 from mdr_dist.launch.graph import run_lanes
-from mdr_dist.launch.group import Group, ask_to_leave, clear, places, resources, say_joined
+from mdr_dist.launch.group import Group, ask_to_leave, clear, places, resources
 from mdr_dist.launch.nodes import absolute, check_here, check_nodes
-from mdr_dist.launch.process import group_of_one, leave_export
-from mdr_dist.train.attempt import attempt, open_run, raise_error, write_error
+from mdr_dist.launch.process import leave_export
+from mdr_dist.train.attempt import attempt, open_run, raise_error
 from mdr_dist.train.interrupt import at_sigterm
-from mdr_dist.train.lane import Echo, train_lane
+from mdr_dist.train.lane import Echo
 from mdr_dist.train.monitor import line_of
-from mdr_dist.train.run import ERROR, JOB, METRICS, PLAN, Plan, check, finish
+from mdr_dist.train.run import JOB, METRICS, PLAN, Plan, check, finish
 
 OBJECT_STORE_BYTES = 256 * 2**20
 # the controller polls this often (seconds); it decides how fast a dead worker is noticed
@@ -163,7 +164,7 @@ class _Lanes:
                 self._task(config)
             else:
                 Group(
-                    work=_together,
+                    work=worker.together,
                     config=config,
                     launch=self.job.launch,
                     wanted=self.workers[lane],
@@ -186,7 +187,7 @@ class _Lanes:
         if self.stopping.is_set():
             return
         ray.get(
-            ray.remote(max_calls=1)(_alone)  # a process a lane: nothing of it is left to the next
+            ray.remote(max_calls=1)(worker.alone)  # a process a lane: nothing of it is left to the next
             .options(
                 num_cpus=launch.cpus_per_worker,
                 num_gpus=launch.gpus_per_worker,
@@ -194,31 +195,6 @@ class _Lanes:
             )
             .remote(config)
         )
-
-
-def _alone(config: dict[str, Any]) -> None:
-    """A lane of one worker."""
-    with group_of_one() as device, contextlib.suppress(Left):
-        _work(config, device)
-
-
-def _together(config: dict[str, Any]) -> None:
-    """What every worker of a lane of several runs."""
-    if ray.train.get_context().get_world_rank() == 0:
-        say_joined(lane_folder(config["run"], config["lane"]))
-    with contextlib.suppress(Left):
-        _work(config, ray.train.torch.get_device())
-
-
-def _work(config: dict[str, Any], device: Any) -> None:
-    job, run, lane = Job.model_validate(config["job"]), config["run"], config["lane"]
-    if storage.exists(storage.join(run, ERROR)):
-        return  # Ray tries again, but neither the user's input nor a loss that is not finite would be another
-    try:
-        train_lane(job, run, lane=lane, device=device)
-    except (UserError, FloatingPointError) as error:
-        write_error(run, error, lane=lane)
-        raise
 
 
 @contextlib.contextmanager

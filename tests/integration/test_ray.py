@@ -171,7 +171,7 @@ def lane_pids(of: subprocess.Popen[bytes]) -> dict[int, psutil.Process]:
     """The processes below a driver in which a lane of one worker runs."""
     try:
         below = psutil.Process(of.pid).children(recursive=True)
-        return {process.pid: process for process in below if "ray::_alone" in " ".join(process.cmdline())}
+        return {process.pid: process for process in below if "ray::alone" in " ".join(process.cmdline())}
     except psutil.Error:
         return {}
 
