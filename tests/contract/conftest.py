@@ -11,7 +11,8 @@ import pytest
 
 from mdr_dist.config import Job
 from mdr_dist.launch.process import evaluate_run, group_of_one
-from support.jobs import small_job, train
+from support.contract import contract_job
+from support.jobs import train
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +32,7 @@ def finished(
 ) -> dict[str, tuple[Job, str]]:
     """Every method trained to the end in one process."""
     runs = str(tmp_path_factory.mktemp("finished"))
-    jobs = {method: small_job(method, datasets[method]) for method in asked}
+    jobs = {method: contract_job(method, datasets[method]) for method in asked}
     with group_of_one():
         return {method: (job, train(job, runs)) for method, job in jobs.items()}
 

@@ -11,7 +11,8 @@ import pytest
 
 from mdr_dist.launch.process import group_of_one
 from mdr_dist.train.run import outputs, plan_of
-from support.jobs import BATCH, small_job, train
+from support.contract import ROWS, contract_job
+from support.jobs import train
 
 # of CL4Rec, whatever its backbone
 BACKBONE: list[dict[str, Any]] = [
@@ -63,8 +64,7 @@ def _names(part: object) -> str:
 def test_it_trains_and_is_measured(
     method: str, settings: dict[str, Any], datasets: dict[str, str], tmp_path: Path
 ) -> None:
-    few_steps = {"batch": 4 * BATCH.get(method, 64)}
-    job = small_job(method, datasets[method], method=settings, train={"epochs": 1}, data=few_steps)
+    job = contract_job(method, datasets[method], rows=4 * ROWS[method], method=settings, train={"epochs": 1})
     with group_of_one():
         run = train(job, str(tmp_path))
     assert outputs(run, plan_of(job), job).step > 0  # every lane has a checkpoint

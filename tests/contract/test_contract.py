@@ -19,14 +19,13 @@ from mdr_dist.launch.process import evaluate_export, evaluate_run, export_run, g
 from mdr_dist.stage import lanes, matches, trained_by
 from mdr_dist.train.lane import build_trainer
 from mdr_dist.train.run import check
-from support.contract import KINDS, METHODS, assert_close, state_of, totals
+from support.contract import KINDS, METHODS, assert_close, contract_job, state_of, totals
 from support.jobs import (
     CPU,
     MAPPED,
     PERIODIC,
     losses,
     same_bits,
-    small_job,
     steps_of,
     train,
     weights,
@@ -40,7 +39,7 @@ Measured = Callable[[str], dict[str, Any]]
 
 @pytest.mark.parametrize("method", METHODS)
 def test_declares_itself(method: str, datasets: dict[str, str]) -> None:
-    plan = check(small_job(method, datasets[method]))
+    plan = check(contract_job(method, datasets[method]))
     specs = plan.method.tables()
     assert len({spec.name for spec in specs}) == len(specs)
     schema, extras = plan.dataset.schema, plan.method.extras
@@ -64,8 +63,8 @@ def test_losses_are_named_finite_and_fall(method: str, finished: dict[str, tuple
         assert all(math.isfinite(value) for step in steps for value in step.values())
         target = "bce" if "bce" in steps[0] else next(name for name in steps[0] if name not in PENALTIES)
         same = steps[: len(next(iter(steps_of(run, lane).values())))]  # the first stage: the others' data are others
-        size = min(10, len(same) // 2)
-        first, last = ([step[target] for step in part] for part in (same[:size], same[-size:]))
+        third = -(-len(same) // 3)
+        first, last = ([step[target] for step in part] for part in (same[:third], same[-third:]))
         assert sum(last) < sum(first), f"{target} of lane {lane}"
 
 
@@ -102,7 +101,7 @@ def test_resume_between_two_stages(method: str, finished: dict[str, tuple[Job, s
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in SEVERAL_LANES])
 def test_frozen_names_move_by_no_bit(method: str, datasets: dict[str, str], tmp_path: Path) -> None:
-    job = small_job(method, datasets[method], train={"epochs": 1})
+    job = contract_job(method, datasets[method], train={"epochs": 1})
     plan = check(job)
     dense = tuple(name for name, _ in plan.method.named_parameters())
     # the first stage that trains dense parameters, if there is one

@@ -14,9 +14,9 @@ from mdr_dist.stage import Slice
 from mdr_dist.tables import PlainTables, build_tables
 from mdr_dist.train.lane import build_trainer
 from mdr_dist.train.run import check
-from support.contract import KINDS, METHODS, assert_close, state_of, totals
+from support.contract import KINDS, METHODS, assert_close, contract_job, state_of, totals
 from support.groups import in_group
-from support.jobs import CPU, MAPPED, fixed_steps, largest_gap, losses, small_job, train, weights
+from support.jobs import CPU, MAPPED, fixed_steps, largest_gap, losses, train, weights
 
 PLACED = (  # and by which optimizer: column-wise with row-wise Adagrad is refused
     ("table_wise", "rowwise_adagrad"),
@@ -26,7 +26,7 @@ PLACED = (  # and by which optimizer: column-wise with row-wise Adagrad is refus
     ("row_wise", "adagrad"),
     ("table_wise", "adam"),
 )
-STEPS = 50
+STEPS = 20
 # by how much workers may differ, 1e-5 where nothing else is said. Of the graph's millions of leaky ReLUs some lie so
 # near their kink that rounding decides the slope; other neighbours would make a difference of 0.1
 ROUNDING = {"cl4rec-graph": 1e-3}
@@ -117,7 +117,7 @@ def _placed(method: str, dataset: str, placement: str, optimizer: str) -> Job:
         "optimizer": optimizer,
         "lr": 0.05 if "adagrad" in optimizer else 0.01,
     }
-    return small_job(method, dataset, tables=tables, train={"epochs": 50})
+    return contract_job(method, dataset, tables=tables, train={"epochs": 50})
 
 
 def _all_sharded(jobs: dict[tuple[str, str, str], Job], runs: str) -> dict[tuple[str, str, str], dict[str, Any]]:

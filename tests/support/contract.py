@@ -7,10 +7,17 @@ from typing import Any
 import torch
 
 from mdr_dist import catalog
-from support.jobs import VARIANTS, full_table, steps_of
+from mdr_dist.config import Job
+from support.jobs import BATCH, VARIANTS, full_table, small_job, steps_of
 
 METHODS = sorted([*catalog.INDEX, *VARIANTS])
+ROWS = dict.fromkeys(METHODS, 128) | BATCH | {"cl4rec-graph": 64}  # in a batch; the graph's loss falls slowly
 KINDS = {"sml": 3}  # how many stages of a lane it takes to meet every kind; elsewhere one
+
+
+def contract_job(method: str, dataset: str, /, *, rows: int = 0, **sections: dict[str, Any]) -> Job:
+    """The job that a method is tested by; `rows` in a batch, if they are to be others."""
+    return small_job(method, dataset, data={"batch": rows or ROWS[method]}, **sections)
 
 
 def totals(run: str, lane: str) -> list[int]:
