@@ -74,7 +74,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 # they have stages over users, of whom there are few
 BATCH = {"cat_art": 32, "cl4rec-autoencoder": 4, "anr": 16, "catn": 16} | dict.fromkeys(MAPPED, 8) | {"r_dfm": 4}
 # of few steps: several processes agree to stop at every 16th; but of CAT-ART's seven lanes each has enough
-EPOCHS = {"anr": 4, "cat_art": 1} | dict.fromkeys(MAPPED, 8)
+EPOCHS = {"anr": 4, "catn": 3, "cat_art": 1} | dict.fromkeys(MAPPED, 8)
 CPU = torch.device("cpu")
 
 
