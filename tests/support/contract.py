@@ -11,7 +11,8 @@ from mdr_dist.config import Job
 from support.jobs import BATCH, VARIANTS, full_table, small_job, steps_of
 
 METHODS = sorted([*catalog.INDEX, *VARIANTS])
-ROWS = dict.fromkeys(METHODS, 128) | BATCH | {"cl4rec-graph": 64}  # in a batch; the graph's loss falls slowly
+# rows in a batch; the graph's loss falls slowly, and lanes of few steps end before two processes agree to stop
+ROWS = dict.fromkeys(METHODS, 128) | BATCH | dict.fromkeys(("cl4rec-graph", "bias", "cmf_rating", "smf"), 64)
 KINDS = {"sml": 3}  # how many stages of a lane it takes to meet every kind; elsewhere one
 
 
