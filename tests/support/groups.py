@@ -26,13 +26,16 @@ def in_group(world: int, function: Callable[..., Any], *args: Any) -> list[Any]:
     """`function(*args)` in `world` new gloo processes of one thread each; what each returned, by rank."""
     forkserver.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory(prefix="mdr-group-") as folder:
-        mp.start_processes(_enter, args=(world, folder, function, args), nprocs=world, start_method="forkserver")
+        given = (world, folder, dict(os.environ), function, args)
+        mp.start_processes(_enter, args=given, nprocs=world, start_method="forkserver")
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-def _enter(rank: int, world: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _enter(
+    rank: int, world: int, folder: str, environment: dict[str, str], function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
     warnings.simplefilter("ignore")
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ |= environment | {"GLOO_SOCKET_IFNAME": "lo"}  # the server's is of when it was started
     torch.set_num_threads(1)
     store = dist.FileStore(f"{folder}/store", world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
