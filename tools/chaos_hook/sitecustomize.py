@@ -45,9 +45,13 @@ def kill_driver(signum: int = signal.SIGKILL) -> None:
 
 
 def kill_raylet() -> None:
-    """End the node: a Ray worker's parent."""
-    os.kill(os.getppid(), signal.SIGKILL)
-    time.sleep(60)  # the node's workers follow
+    """End the node, which the driver has started: this process is one of its workers, or the driver."""
+    import psutil  # only here: every process of Ray imports this module
+
+    for process in psutil.Process(int(Path(PLAN["driver"]).read_text())).children(recursive=True):
+        if process.name() == "raylet":
+            process.kill()
+    time.sleep(60)  # the node's workers and its driver follow
 
 
 def fill_disk() -> None:
