@@ -42,7 +42,7 @@ if [[ -n $named ]]; then
     .venv/bin/python -m pytest "${arguments[@]}" || code=$?
     exit "$code"
 fi
-half=(tests/contract tests/data tests/eval tests/golden)
+half=(tests/contract tests/data/test_*.py tests/eval tests/golden tests/nn tests/tables tests/test_*.py)
 said="$RAY_TMPDIR/half.txt"
 arguments+=(--durations=30 --durations-min=5) # where the time goes is looked for in every long log
 .venv/bin/python -m pytest "${arguments[@]}" "${half[@]}" >"$said" 2>&1 &
