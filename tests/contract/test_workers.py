@@ -39,7 +39,7 @@ PLACES = {(m, "column_wise"): {"bias": "auto", "*": "column_wise"} for m in ("gr
 }
 
 
-def placed(method: str) -> tuple[tuple[str, str], ...]:
+def ways(method: str) -> tuple[tuple[str, str], ...]:
     """How a method's tables are placed: in every way for one of the six; by rows and in a way of its own for others."""
     able = [each for each in PLACED if method not in NOT_CUT or each[0] != "column_wise"]
     if method.partition("-")[0] in catalog.METHODS:
@@ -47,7 +47,7 @@ def placed(method: str) -> tuple[tuple[str, str], ...]:
     return able[0], able[1 + zlib.crc32(method.encode()) % (len(able) - 1)]
 
 
-PLACEMENTS = [(method, *each) for method in METHODS for each in placed(method)]
+PLACEMENTS = [(method, *each) for method in METHODS for each in ways(method)]
 
 
 @pytest.fixture(scope="session")

@@ -39,16 +39,21 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def driver() -> int:
+    """The id of the process that was asked for the work."""
+    return int(Path(PLAN["driver"]).read_text())
+
+
 def kill_driver(signum: int = signal.SIGKILL) -> None:
     """End the process that was asked for the work, or ask it to end."""
-    os.kill(int(Path(PLAN["driver"]).read_text()), signum)
+    os.kill(driver(), signum)
 
 
 def kill_raylet() -> None:
     """End the node, which the driver has started: this process is one of its workers, or the driver."""
     import psutil  # only here: every process of Ray imports this module
 
-    for process in psutil.Process(int(Path(PLAN["driver"]).read_text())).children(recursive=True):
+    for process in psutil.Process(driver()).children(recursive=True):
         if process.name() == "raylet":
             process.kill()
     time.sleep(10)  # idle workers follow; one that is at work may come to its end without the node
