@@ -153,7 +153,7 @@ def status(
     seconds: Annotated[float, typer.Option("--watch", min=0, help="Show it anew every so many seconds.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show where a run and its lanes stand; with --watch until it is finished or failed."""
+    """Show where a run and its lanes stand; with --watch until it is finished, failed or stopped."""
     from mdr_dist.launch.status import status_of
     from mdr_dist.watch import shown, watch
 

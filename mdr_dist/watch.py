@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from datetime import timedelta
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -14,8 +15,9 @@ from rich.text import Text
 
 from mdr_dist.launch.status import status_of
 
-STYLES = {"waiting": "dim", "running": "cyan", "finished": "green", "failed": "red"}
+STYLES = {"waiting": "dim", "running": "cyan", "stopped": "yellow", "finished": "green", "failed": "red"}
 COLUMNS = ("lane", "after", "workers", "state", "epoch", "step", "losses", "rows/s", "saved")  # saved: at which step
+QUIET = 60  # seconds without a report after which it is told how many: whoever trained may be gone
 NAMED = 1  # lanes that a lane waits for by name; of more only the number is told
 
 
@@ -23,6 +25,9 @@ def shown(status: dict[str, Any]) -> Group:
     """What `status_of` found: the run's state, a row a lane in the plan's order, and why it failed."""
     lanes: dict[str, dict[str, Any]] = status["lanes"]
     title = Text.assemble(f"{status['run']}  ", (status["state"], STYLES[status["state"]]))
+    quiet = time.time() - (status["reported"] or time.time())
+    if status["state"] == "running" and quiet > QUIET:
+        title.append(f"  (the last report is {timedelta(seconds=int(quiet))} old)", "yellow")
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in COLUMNS:  # where it is narrow, losses stand below each other
         if column == "losses":
@@ -40,11 +45,11 @@ def shown(status: dict[str, Any]) -> Group:
 
 
 def watch(run: str, *, seconds: float, console: Console) -> None:
-    """Show a run anew every so many seconds until it is finished or failed, or who watches has seen enough."""
+    """Show a run anew every so many seconds until it is finished, failed or stopped, or who watches has seen enough."""
     # an interrupt ends the watching, not the run
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
         live.update(shown(status := status_of(run)), refresh=True)
-        while status["state"] not in ("finished", "failed"):
+        while status["state"] not in ("finished", "failed", "stopped"):
             time.sleep(seconds)
             live.update(shown(status := status_of(run)), refresh=True)
 

@@ -20,9 +20,15 @@ def lane(state: str, *after: str, progress: Any = None, checkpoints: tuple[int, 
     return {"state": state, "after": list(after), "workers": 1, "progress": progress, "checkpoints": kept}
 
 
-def status(state: str, **lanes: dict[str, Any]) -> dict[str, Any]:
+def status(state: str, /, *, reported: float | None = None, **lanes: dict[str, Any]) -> dict[str, Any]:
     named = {name.replace("_", "-"): value for name, value in lanes.items()}
-    return {"run": "runs/x", "state": state, "error": "it broke [here]" if state == "failed" else None, "lanes": named}
+    return {
+        "run": "runs/x",
+        "state": state,
+        "error": "it broke [here]" if state == "failed" else None,
+        "lanes": named,
+        "reported": reported,
+    }
 
 
 def text(value: dict[str, Any]) -> list[list[str]]:
@@ -58,7 +64,16 @@ def test_every_lane_in_order_with_its_last_report() -> None:
     assert text(status("waiting")) == [["runs/x", "waiting"]]
 
 
-@pytest.mark.parametrize("end", ["finished", "failed"])
+@pytest.mark.parametrize(
+    ("state", "age", "told"), [("running", 3725, True), ("running", 9, False), ("failed", 3725, False)]
+)
+def test_how_long_a_run_has_said_nothing(state: str, age: float, told: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.time, "time", lambda: 9000.5)
+    (line, *_) = text(status(state, reported=9000 - age))
+    assert " ".join(line[2:]) == ("(the last report is 1:02:05 old)" if told else "")
+
+
+@pytest.mark.parametrize("end", ["finished", "failed", "stopped"])
 def test_watching_ends_with_the_run(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     states: Iterator[str] = iter(["waiting", "running", end, "never"])
     slept: list[float] = []

@@ -14,7 +14,7 @@ from mdr_dist.checkpoint.lanes import RESULT, lane_folder
 from mdr_dist.config import Job, load
 from mdr_dist.errors import Fault, Stopped, UserError
 from mdr_dist.redact import redacted, secret_in
-from mdr_dist.train.run import ERROR, JOB, METRICS, PLAN, TRACEBACK, plan_of
+from mdr_dist.train.run import ERROR, JOB, METRICS, PLAN, STOPPED, TRACEBACK, plan_of
 
 # what may change between attempts, and what may only where the schedule so far stays the same
 _FREE = {"launch", "tables.placement", "tables.device_gb", "data.prefetch", "data.cache_mb", "train.export"}
@@ -101,11 +101,12 @@ def attempt(run: str) -> Iterator[None]:
     A `UserError` is written to `error.json`, if the worker has not, and goes on; from any other error `error.txt` keeps
     the traceback and a `Fault` names it.
     """
-    for name in (ERROR, TRACEBACK):
+    for name in (ERROR, TRACEBACK, STOPPED):
         storage.remove(storage.join(run, name))
     try:
         yield
-    except Stopped:
+    except (Stopped, KeyboardInterrupt):
+        storage.write_bytes(storage.join(run, STOPPED), b"")
         raise
     except UserError as error:
         if not storage.exists(storage.join(run, ERROR)):

@@ -1,7 +1,7 @@
 """One run: a job checked, its lanes trained, their results put together.
 
 <runs>/<name>/  job.yaml  plan.json  metrics.json  lanes/<lane>/   (checkpoint/lanes.py)
-                error.json or error.txt if the last attempt failed
+                error.json or error.txt if the last attempt failed, STOPPED if it was asked to end
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from mdr_dist.train.vectors import check_vectors
 
 JOB, PLAN, METRICS = "job.yaml", "plan.json", "metrics.json"
 ERROR, TRACEBACK = "error.json", "error.txt"  # why the last attempt failed: the user's line, or a fault of ours
+STOPPED = "STOPPED"
 
 
 @dataclass(frozen=True)

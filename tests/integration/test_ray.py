@@ -1,4 +1,5 @@
-"""Real Ray Train: a run through the command line, and the same bits after a worker or a save is killed.
+"""Real Ray Train: a run through the command line comes to the bits that processes without Ray come to, also after a
+worker or a save is killed.
 
 Every test starts its own Ray through `mdr train --workers` and leaves none behind.
 """
@@ -8,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +25,11 @@ import yaml
 from mdr_dist.config import Job
 from mdr_dist.data.synthetic import configure, synthesize
 from mdr_dist.launch.status import status_of
-from support.jobs import losses, same_bits, small_job, weights
+from mdr_dist.train.attempt import open_run
+from mdr_dist.train.lane import train_lane
+from mdr_dist.train.run import check
+from support.groups import in_group
+from support.jobs import CPU, losses, same_bits, small_job, train, weights
 
 pytestmark = pytest.mark.slow
 STEPS_PER_SAVE = 10
@@ -37,25 +44,26 @@ def job(dataset: str) -> Job:
 
 @pytest.fixture(scope="module")
 def undisturbed(job: Job, tmp_path_factory: pytest.TempPathFactory) -> str:
-    runs = tmp_path_factory.mktemp("undisturbed")
-    process = start(job, runs)
-    assert process.wait(timeout=300) == 0, (runs / "stderr.txt").read_text()
-    return str(runs / job.name)
+    return in_group(2, train, job, str(tmp_path_factory.mktemp("undisturbed")))[0]
 
 
 @pytest.fixture(autouse=True)
-def no_ray_left() -> Iterator[None]:
-    before = rays()
+def no_ray_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    folder = tempfile.mkdtemp(dir=os.environ.get("RAY_TMPDIR", "/tmp"))  # sockets need a short path
+    monkeypatch.setenv("RAY_TMPDIR", folder)
     yield
     deadline = time.monotonic() + 20
-    while rays() - before and time.monotonic() < deadline:
+    while rays(folder) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert not rays() - before, "a test left Ray processes behind"
+    assert not rays(folder), "a test left Ray processes behind"
+    shutil.rmtree(folder)
 
 
-def rays() -> set[int]:
+def rays(folder: str) -> list[str]:
+    """The processes of Ray that write into a folder; other tests may start theirs meanwhile."""
     names = ("raylet", "gcs_server")
-    return {p.pid for p in psutil.process_iter(["name"]) if p.info["name"] in names}
+    found = [p.info for p in psutil.process_iter(["name", "cmdline"]) if p.info["name"] in names]
+    return [info["name"] for info in found if folder in " ".join(info["cmdline"] or ())]
 
 
 def start(job: Job, runs: Path) -> subprocess.Popen[bytes]:
@@ -183,15 +191,17 @@ def spans(lanes: Path, first: str) -> list[tuple[float, float]]:
     return sorted((min(each), max(each)) for each in times)
 
 
+def train_lane_here(job: Job, run: str, lane: str) -> None:
+    train_lane(job, run, lane=lane, device=CPU)
+
+
 def test_lanes_side_by_side_with_two_of_them_killed(tmp_path: Path) -> None:
     """One process killed while the first domains train, one in the last stage: the bits of an undisturbed run."""
-    dataset, train = str(tmp_path / "tiny"), {"epochs": 15, "eval_epochs": 5, "save_steps": 20}
+    dataset, times = str(tmp_path / "tiny"), {"epochs": 15, "eval_epochs": 5, "save_steps": 20}
     synthesize(dataset, configure("tiny", ("domains=2",)))
-    job = small_job("cat_art", dataset, method={"patience": 0, "cat_patience": 0}, train=train)
-    calm, runs = tmp_path / "calm", tmp_path / "killed"
-    calm.mkdir()
+    job = small_job("cat_art", dataset, method={"patience": 0, "cat_patience": 0}, train=times)
+    runs = tmp_path / "killed"
     runs.mkdir()
-    assert start(job, calm).wait(timeout=300) == 0, (calm / "stderr.txt").read_text()
     process = start(job, runs)
     lanes, killed = runs / job.name / "lanes", 0
     for first in ("smf-", "art-"):
@@ -210,8 +220,11 @@ def test_lanes_side_by_side_with_two_of_them_killed(tmp_path: Path) -> None:
     starts = {lane.name: (lane / "events.jsonl").read_text().count('"kind": "start"') for lane in lanes.iterdir()}
     assert sum(count > 1 for name, count in starts.items() if name.startswith("smf-")) == 1
     assert sum(count > 1 for name, count in starts.items() if name.startswith("art-")) == 1
-    (_, end), (start_of_second, _) = spans(calm / job.name / "lanes", "smf-")
+    (_, end), (start_of_second, _) = spans(lanes, "smf-")
     assert start_of_second < end, "lanes that could run side by side did not"
-    assert same_bits(weights(str(runs / job.name), job), weights(str(calm / job.name), job))
+    calm = open_run(job, str(tmp_path / "calm"))
+    for lane, count in check(job).workers(2).items():  # as Ray ran them
+        in_group(count, train_lane_here, job, calm, lane)
+    assert same_bits(weights(str(runs / job.name), job), weights(calm, job))
     status = status_of(str(runs / job.name))
     assert status["lanes"]["cat"]["workers"] == 2 and status["lanes"]["smf-d0"]["workers"] == 1

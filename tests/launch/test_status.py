@@ -58,6 +58,18 @@ def test_half_written_files_are_no_files(name: str, text: str, run: Path) -> Non
         assert status["state"] == ("failed" if name == "error.json" else "running")
 
 
+def test_a_run_that_was_asked_to_end(run: Path) -> None:
+    (run / "STOPPED").touch()
+    assert states(run) == ["stopped", "finished", "stopped", "waiting"]
+
+
+def test_when_a_lane_last_reported(run: Path) -> None:
+
+    for lane, time in (("a", 100.5), ("b", 99.5)):
+        write(run / "lanes" / lane, {"progress.json": {**NOW, "time": time}})
+    assert status_of(str(run))["reported"] == 100.5
+
+
 def test_the_lane_that_failed(run: Path) -> None:
     """The worker says which; where it could not, those that have begun and are not done."""
     write(run / "lanes" / "c", {"progress.json": NOW})

@@ -59,4 +59,6 @@ def test_what_a_worker_left_is_raised_again_and_stays(tmp_path: Path) -> None:
 def test_who_asks_a_run_to_end_finds_no_error_there(end: BaseException, tmp_path: Path) -> None:
     with pytest.raises(type(end)), attempt(str(tmp_path)):
         raise end
-    assert left(tmp_path) == {}
+    assert left(tmp_path) == {"STOPPED": ""}
+    with attempt(str(tmp_path)):
+        assert left(tmp_path) == {}
