@@ -91,14 +91,15 @@ def end_session(leader: int) -> None:
             subprocess.run(["kill", "-9", pid], capture_output=True, check=False)
 
 
-def report(args: argparse.Namespace, outcomes: list[Outcome]) -> str:
-    """The table, under the command that makes it."""
+def report(args: argparse.Namespace, outcomes: list[Outcome], *, logged: int) -> str:
+    """The table, under the command that makes it; `logged`: how many outcomes were in the log already."""
+    made = f"{date.today()}, commit {commit()}." + (f" {logged} of the trials are of other commits." if logged else "")
     lines = [
         "# Faults",
         "",
         f"    tools/chaos.py --trials {args.trials} --seed {args.seed} --out tools/results/chaos.md",
         "",
-        f"{date.today()}, commit {commit()}.",
+        made,
         "",
         "| # | method | placement | workers | on | moment | fault | attempts | recovery, s | result |",
         "|---:|---|---|---:|---|---|---|---:|---:|---|",
@@ -133,6 +134,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the store and the trial under way end too
     trials = [trial for trial in draw(args.trials, args.seed) if not args.only or trial.number in args.only]
     known = read(args.log) if args.log and args.log.exists() else {}
+    logged = sum(trial in known for trial in trials)
     with tempfile.TemporaryDirectory(prefix="mdr-chaos-") as root, Work(Path(root)) as work:
         for trial in (trial for trial in trials if trial not in known):
             folder = Path(root) / f"trial-{trial.number}"
@@ -141,7 +143,7 @@ def main() -> int:
             shutil.rmtree(folder)
             tell(known[trial], args.log)
     outcomes = [known[trial] for trial in trials]
-    show(report(args, outcomes), args.out)
+    show(report(args, outcomes, logged=logged), args.out)
     return int(any(outcome.wrong for outcome in outcomes))
 
 
