@@ -33,7 +33,7 @@ def status_of(run: str) -> dict[str, Any]:
         "run": run,
         "state": "finished" if metrics else "failed" if error is not None else going if begun else "waiting",
         "error": error,
-        "reported": max((lane["progress"].get("time", 0) for lane in lanes.values() if lane["progress"]), default=None),
+        "reported": max((lane["progress"]["time"] for lane in lanes.values() if lane["progress"]), default=None),
         "lanes": lanes,
         "test": metrics["test"] if metrics else None,
     }

@@ -10,7 +10,7 @@ import pytest
 from mdr_dist import storage
 from mdr_dist.launch.status import status_of
 
-NOW = {"stage": "s", "epoch": 0, "step": 3, "steps": 9, "epochs": 2, "losses": {"bpr": 0.5}, "rows_per_second": 10.0}
+NOW = {"time": 99.5, "stage": "s", "epoch": 0, "step": 3, "steps": 9, "epochs": 2, "losses": {"bpr": 0.5}, "rows_per_second": 10.0}
 
 
 @pytest.fixture
@@ -65,9 +65,11 @@ def test_a_run_that_was_asked_to_end(run: Path) -> None:
 
 def test_when_a_lane_last_reported(run: Path) -> None:
 
-    for lane, time in (("a", 100.5), ("b", 99.5)):
-        write(run / "lanes" / lane, {"progress.json": {**NOW, "time": time}})
-    assert status_of(str(run))["reported"] == 100.5
+    write(run / "lanes" / "a", {"progress.json": {**NOW, "time": 98.5}})
+    assert status_of(str(run))["reported"] == 99.5
+    for lane in "ab":
+        (run / "lanes" / lane / "progress.json").unlink()
+    assert status_of(str(run))["reported"] is None
 
 
 def test_the_lane_that_failed(run: Path) -> None:
