@@ -109,8 +109,7 @@ def attempt(run: str) -> Iterator[None]:
         storage.write_bytes(storage.join(run, STOPPED), b"")
         raise
     except UserError as error:
-        if not storage.exists(storage.join(run, ERROR)):
-            write_error(run, error)
+        write_error(run, error)
         raise
     except Exception as error:
         path = storage.join(run, TRACEBACK)
@@ -120,11 +119,14 @@ def attempt(run: str) -> Iterator[None]:
 
 
 def write_error(run: str, error: UserError | FloatingPointError, *, lane: str = "") -> None:
-    """Leave in the run what another attempt would meet again, and the lane that met it."""
+    """Leave in the run what another attempt would meet again, and the lane that met it; the first is kept."""
+    path = storage.join(run, ERROR)
+    if storage.exists(path):
+        return  # lanes side by side may fail within a moment, and the first has been told
     left = {"error": redacted(str(error)), **({"lane": lane} if lane else {})}
     if isinstance(error, FloatingPointError):
         left["traceback"] = redacted(traceback.format_exc())
-    storage.write_json(storage.join(run, ERROR), left)
+    storage.write_json(path, left)
 
 
 def raise_error(run: str) -> None:

@@ -10,7 +10,16 @@ import pytest
 from mdr_dist import storage
 from mdr_dist.launch.status import status_of
 
-NOW = {"time": 99.5, "stage": "s", "epoch": 0, "step": 3, "steps": 9, "epochs": 2, "losses": {"bpr": 0.5}, "rows_per_second": 10.0}
+NOW = {
+    "time": 99.5,
+    "stage": "s",
+    "epoch": 0,
+    "step": 3,
+    "steps": 9,
+    "epochs": 2,
+    "losses": {"bpr": 0.5},
+    "rows_per_second": 10.0,
+}
 
 
 @pytest.fixture

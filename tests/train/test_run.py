@@ -41,6 +41,7 @@ def test_what_a_worker_left_is_raised_again_and_stays(tmp_path: Path) -> None:
     raise_error(run)  # nothing
     with pytest.raises(UserError, match=r"^shard 3 is gone$"), attempt(run):
         write_error(run, UserError("shard 3 is gone"), lane="smf-d0")
+        write_error(run, UserError("shard 4 is gone"), lane="smf-d1")  # at the same time: the first is kept
         raise_error(run)
     assert storage.read_json(f"{run}/error.json") == {"error": "shard 3 is gone", "lane": "smf-d0"}
     with pytest.raises(Fault, match=r"^FloatingPointError: loss 'bpr' is nan; the traceback is in "), attempt(run):
