@@ -43,7 +43,7 @@ if [[ -n $named ]]; then
     exit "$code"
 fi
 methods=(tests/contract tests/data/test_*.py tests/eval tests/golden tests/nn tests/tables tests/test_*.py)
-faults=(tests/integration/test_{ray,nodes,namespaces}.py)
+faults=(tests/integration/test_{ray,nodes,namespaces,learning}.py)
 arguments+=(--durations=30 --durations-min=5) # where the time goes is looked for in every long log
 .venv/bin/python -m pytest "${arguments[@]}" "${methods[@]}" >"$RAY_TMPDIR/methods.txt" 2>&1 &
 beside=($!)

@@ -19,7 +19,7 @@ from mdr_dist.launch.process import evaluate_export, evaluate_run, export_run, g
 from mdr_dist.stage import lanes, matches, trained_by
 from mdr_dist.train.lane import build_trainer
 from mdr_dist.train.run import check
-from support.contract import KINDS, METHODS, assert_close, contract_job, state_of, totals
+from support.contract import KINDS, METHODS, assert_close, begun, contract_job, state_of, totals
 from support.jobs import (
     CPU,
     MAPPED,
@@ -79,6 +79,7 @@ def test_resume_equals_uninterrupted(method: str, finished: dict[str, tuple[Job,
         stops.add((last, stage[len(stage) // 2]))
     for lane, stop in sorted(stops):
         runs = str(tmp_path / f"{lane}-{stop}")
+        begun(job, run, runs=runs, lane=lane)
         with group_of_one():
             train(job, runs, stop_at=stop, lane=lane)
         with group_of_one():

@@ -16,7 +16,7 @@ from mdr_dist.stage import Slice
 from mdr_dist.tables import PlainTables, build_tables
 from mdr_dist.train.lane import build_trainer
 from mdr_dist.train.run import check
-from support.contract import KINDS, METHODS, assert_close, contract_job, state_of, totals
+from support.contract import KINDS, METHODS, assert_close, begun, contract_job, state_of, totals
 from support.groups import in_group
 from support.jobs import CPU, MAPPED, fixed_steps, largest_gap, losses, train, weights
 
@@ -92,13 +92,14 @@ def test_sharded_equals_unsharded(
 
 @pytest.fixture(scope="session")
 def two_one_two(finished: dict[str, tuple[Job, str]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The run of every method: stopped with two workers, gone on and stopped with one, ended with two."""
+    """The run of every method: its last lane stopped with two workers, gone on and stopped with one, ended with two."""
     runs = str(tmp_path_factory.mktemp("two-one-two"))
     jobs = {method: job for method, (job, _) in finished.items()}
     lanes = {method: list(check(job).lanes)[-1] for method, job in jobs.items()}
-    in_group(
-        2, _all_trained, jobs, runs, {method: (16 if lane == "main" else 1, lane) for method, lane in lanes.items()}
-    )
+    for method, (job, run) in finished.items():
+        begun(job, run, runs=runs, lane=lanes[method])
+    stops = {method: (16 if lane == "main" else 1, lane) for method, lane in lanes.items()}
+    in_group(2, _all_trained, jobs, runs, stops)
     for method, (job, run) in finished.items():
         lane = lanes[method]
         with group_of_one():

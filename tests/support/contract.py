@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mdr_dist import catalog
+from mdr_dist.checkpoint.lanes import lane_folder
 from mdr_dist.config import Job
+from mdr_dist.train.run import JOB, check
 from support.jobs import BATCH, VARIANTS, full_table, small_job, steps_of
 
 METHODS = sorted([*catalog.INDEX, *VARIANTS])
@@ -19,6 +23,15 @@ KINDS = {"sml": 3}  # how many stages of a lane it takes to meet every kind; els
 def contract_job(method: str, dataset: str, /, *, rows: int = 0, **sections: dict[str, Any]) -> Job:
     """The job that a method is tested by; `rows` in a batch, if they are to be others."""
     return small_job(method, dataset, data={"batch": rows or ROWS[method]}, **sections)
+
+
+def begun(job: Job, run: str, *, runs: str, lane: str) -> None:
+    """Copy a finished run to another folder of runs, as it was when that lane could begin and none beside it had."""
+    upstream, to = check(job).lanes[lane].upstream, Path(runs) / job.name
+    for above in upstream:
+        shutil.copytree(lane_folder(run, above), lane_folder(str(to), above))
+    if upstream:
+        shutil.copy(Path(run) / JOB, to / JOB)
 
 
 def totals(run: str, lane: str) -> list[int]:
